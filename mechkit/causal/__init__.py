@@ -1,0 +1,5 @@
+"""Interventions and their effects."""
+
+from .patching import patch
+
+__all__ = ["patch"]

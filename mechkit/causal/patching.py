@@ -1,0 +1,159 @@
+"""Activation patching: put one run's activations into the other, cell by cell, and see what the metric does.
+
+Denoising puts clean activations into the corrupted run: what *restores* the behaviour. Noising puts corrupted
+activations into the clean run: what *breaks* it. Either way 0 means "like corrupted" and 1 "like clean". Sources: Meng
+et al. 2022 (arXiv 2202.05262), Wang et al. 2023 (arXiv 2211.00593); on the choices, Heimersheim & Nanda 2024 (arXiv
+2404.15255) and Zhang & Nanda 2024 (arXiv 2309.16042).
+
+Units: `.raw` is the task's metric; `.effect` is a fraction of the mean gap between the clean and the corrupted run.
+"""
+
+import platform
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from ..errors import FallbackWarning, PatchingError
+from ..models import HookedModel, Site
+from ..models.replay import Lane, Replayer
+from ..results import EffectResult
+from ..tasks import Task
+from ..tasks.pairs import Pairs
+from .forwarding import sweep_by_forward
+from .grid import DIMENSIONS, Grid, plan, position_tokens
+from .sweeping import ReplaySweep, Swept, default_memory
+
+AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-4}
+"""How far replay's logits may be from the model's own, as a share of the largest; half precision is allowed 0.1."""
+
+
+def patch(
+    model: HookedModel,
+    task: Task,
+    sites: str | Site | Sequence[str | Site] = "resid_pre",
+    over: str | Sequence[str] = ("layer", "position"),
+    *,
+    positions: int | str | Sequence[int | str] | None = None,
+    direction: str = "denoising",
+    method: str = "auto",
+    max_memory: int | None = None,
+    progress: bool = True,
+) -> EffectResult:
+    """Patch every cell of a grid, exactly, and measure the task's metric for each pair.
+
+    sites: site names, swept over the layers ("resid_pre", "z", …), or particular sites ("z.5.3") with `over` lacking
+    "layer". over: any of "layer", "head", "position"; what is not swept is patched as a whole. positions: token
+    numbers (negative from the end) or the task's named positions ("S2", "END"); one cell each if "position" is in
+    `over`, else patched together; all by default. max_memory: bytes; a quarter of what is free by default.
+
+    Method "auto" replays only what each patch can change, after checking replay against the model's own logits on
+    one prompt; where they disagree it falls back to full forward passes, with a FallbackWarning. "replay" and
+    "forward" insist.
+
+    Returns an EffectResult with dims among (site, layer, head, position) and example. Cells that a patch cannot
+    reach (before the prompts differ, after the answer) hold the unpatched value; positions that a prompt does not
+    have are NaN. Errors: PatchingError, SiteError, MetricError.
+    """
+    for name, value, known in (
+        ("direction", direction, ("denoising", "noising")),
+        ("method", method, ("auto", "replay", "forward")),
+    ):
+        if value not in known:
+            raise PatchingError(f"patch({name}={value!r}): expected one of {', '.join(known)}")
+    if max_memory is not None and max_memory < 1:
+        raise PatchingError(f"patch(max_memory={max_memory}): expected a number of bytes")
+    grid = plan(model.family, task.pairs, sites, over, positions)
+    denoising = direction == "denoising"
+    used = method if method == "forward" or _replay_agrees(model, task.pairs, insist=method == "replay") else "forward"
+    if used == "forward":
+        swept = sweep_by_forward(model, task.pairs, task.metric, grid, denoising, progress)
+    else:
+        memory = max_memory or default_memory(model.device)
+        swept = ReplaySweep(model, task.pairs, task.metric, grid, denoising, memory).run(progress)
+    _check_changed(swept, task.pairs, grid, denoising)
+    facts = {"direction": direction, "method": "full forwards" if used == "forward" else "replay"}
+    return _result(swept, grid, model, task, facts)
+
+
+def _replay_agrees(model: HookedModel, pairs: Pairs, insist: bool) -> bool:
+    """Whether the pieces of the family reproduce the model's own logits on the longest prompt."""
+    longest = int(pairs.lengths.argmax())
+    prompt = pairs.clean[longest]
+    own = model.run([prompt], logits="last").logits
+    assert own is not None
+    with torch.no_grad():
+        tokens = torch.tensor([prompt], device=model.device)
+        lane = Lane(torch.zeros(1, dtype=torch.long, device=model.device), 0, len(prompt), len(prompt) - 1)
+        record = Replayer(model.family, len(prompt)).record(tokens, [lane])
+        again = model.family.logits(record.residual[-1][:, -1])
+    gap = float((own - again).abs().max() / own.abs().max())
+    if gap <= AGREEMENT.get(model.dtype, 0.1):
+        return True
+    message = (
+        f"patch: replay does not reproduce the logits of {model.name} (relative difference {gap:.1e}): its blocks do "
+        f"something that the {model.family.name} adapter does not know, a hook of your own perhaps"
+    )
+    if insist:
+        raise PatchingError(f"{message}; use method='forward'")
+    warnings.warn(f"{message}; every cell is a full forward pass instead", FallbackWarning, stacklevel=3)
+    return False
+
+
+def _check_changed(swept: Swept, pairs: Pairs, grid: Grid, denoising: bool) -> None:
+    base = swept.corrupted if denoising else swept.clean
+    measured = ~np.isnan(swept.raw)
+    if not measured.any():
+        raise PatchingError("patch: no cell could be measured; no pair has any of these positions")
+    if (np.where(measured, swept.raw, base) == base).all():
+        first, last = int(pairs.first_difference.min()), int(pairs.positions["END"].max())
+        raise PatchingError(
+            f"patch: nothing changed in any of {len(grid.cells) * len(grid.columns)} cells. Clean and corrupted first "
+            f"differ at position {first} and the answer is read at {last}; positions outside have no effect"
+        )
+
+
+def _result(swept: Swept, grid: Grid, model: HookedModel, task: Task, facts: dict[str, str]) -> EffectResult:
+    labels = [column.label for column in grid.columns]
+    mixed = any(isinstance(label, str) for label in labels)
+    every = {
+        "site": list(grid.sites),
+        "layer": list(grid.layers),
+        "head": list(grid.heads),
+        "position": [str(label) for label in labels] if mixed else labels,
+    }
+    coords: dict[str, object] = {dim: every[dim] for dim in grid.over}
+    if "position" in grid.over:
+        coords["token"] = ("position", _tokens(model, task.pairs, grid))
+    whole = {"site": grid.sites[0], "position": str(labels[0])}
+    return EffectResult.from_arrays(
+        swept.raw.squeeze(tuple(i for i, dim in enumerate(DIMENSIONS) if dim not in grid.over)),
+        swept.clean,
+        swept.corrupted,
+        dims=grid.over,
+        coords=coords,
+        clusters=task.clusters,
+        attrs={
+            **{dim: name for dim, name in whole.items() if dim not in grid.over},
+            **facts,
+            **task.provenance,
+            **model.provenance,
+            **_versions(),
+        },
+    )
+
+
+def _tokens(model: HookedModel, pairs: Pairs, grid: Grid) -> list[str]:
+    show = str if model.tokenizer is None else lambda token: model.to_str_tokens([token])[0]
+    return position_tokens(pairs, grid.columns, show)
+
+
+def _versions() -> dict[str, str]:
+    """What a result was made with."""
+    packages = {name: version(name) for name in ("torch", "transformers")}
+    return {
+        **{f"{name}_version": found for name, found in packages.items()},
+        "python_version": platform.python_version(),
+    }

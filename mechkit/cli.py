@@ -1,0 +1,180 @@
+"""The command line: `mechkit patch`, `mechkit models`, `mechkit tasks`.
+
+Exit codes: 0 all went well, 1 an error that mechkit explains, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+INTERRUPTED = 130
+
+PATCH_HELP = """\
+Patch activations of one run into the other, cell by cell, and draw what the task's metric does.
+
+Denoising (the default) puts clean activations into the corrupted run: what restores the behaviour. Noising puts
+corrupted ones into the clean run: what breaks it. Either way 0 is like corrupted and 1 like clean.
+
+  mechkit patch --task ioi                                       the residual stream, layer × named position
+  mechkit patch --task ioi --sites z --over layer head --positions END        what every head writes at the end
+  mechkit patch --task ioi --sites attn_out mlp_out --positions S2 END        layers, at two places
+  mechkit patch --pairs mine.jsonl --model gpt2 --over layer position --positions all     pairs of your own
+
+A line of a JSONL file is {"clean": "…", "corrupted": "…", "answer": " Mary", "foil": " John"}.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    if given.command is None:
+        parser.print_help()
+        return 2
+    return exit_code(lambda: given.run(given))
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do the work; turn what mechkit explains into one line, and Ctrl-C into its customary exit code."""
+    from .errors import MechkitError
+
+    try:
+        work()
+    except MechkitError as error:
+        print(f"mechkit: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nmechkit: interrupted; nothing half-written was left behind", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mechkit",
+        description="Locate circuits in language models and verify them causally.",
+        epilog="mechkit COMMAND --help teaches each command. In Python: import mechkit as mk",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_patch(commands)
+    models = commands.add_parser("models", help="list the models that load by name, and the families that are known")
+    models.set_defaults(run=_models)
+    tasks = commands.add_parser("tasks", help="list the tasks; with a name and a model, show prompts and baseline")
+    tasks.add_argument("task", nargs="?", help="the task to show")
+    tasks.add_argument("--model", help="zoo name, folder, .gguf file or hub id")
+    tasks.add_argument("--n", type=int, default=16, help="pairs to draw (default: %(default)s)")
+    tasks.add_argument("--seed", type=int, default=0)
+    tasks.set_defaults(run=_tasks)
+    return parser
+
+
+def _add_patch(commands: argparse._SubParsersAction) -> None:
+    patch = commands.add_parser(
+        "patch",
+        help="a patching heatmap for a task",
+        description=PATCH_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = patch.add_argument
+    add(
+        "--model", default="smollm2-135m-instruct", help="zoo name, folder, .gguf file or hub id (default: %(default)s)"
+    )
+    source = patch.add_mutually_exclusive_group()
+    source.add_argument("--task", default="ioi", help="a task's name, see `mechkit tasks` (default: %(default)s)")
+    source.add_argument("--pairs", type=Path, help="a .jsonl or .csv file of your own pairs")
+    add("--n", type=int, default=16, help="pairs to draw (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the prompts (default: %(default)s)")
+    add("--sites", nargs="+", default=["resid_pre"], metavar="SITE", help="resid_pre, z, attn_out, mlp_out, … or z.5.3")
+    add("--over", nargs="*", default=None, metavar="DIM", help="layer, head, position (default: layer position)")
+    add("--positions", nargs="+", metavar="P", help="token numbers or named positions; `all`; default: the named ones")
+    add("--direction", choices=("denoising", "noising"), default="denoising")
+    add("--metric", help="logit_difference, probability_difference, kl_divergence, … (default: the task's)")
+    add("--out", type=Path, default=Path("out/patch.html"), help="page to write (default: %(default)s)")
+    add("--png", type=Path, help="also draw the figure there (.png, .svg or .pdf); needs Chrome")
+    add("--save", type=Path, help="also keep the numbers there (.nc), for mechkit.results.EffectResult.load")
+    add("--quiet", action="store_true", help="no progress bar")
+    patch.set_defaults(run=_patch)
+
+
+def _patch(given: argparse.Namespace) -> None:
+    from . import figures, load, pages, patch
+
+    model = load(given.model)
+    task = _task(given, model)
+    positions = _positions(given.positions, task.pairs.positions)
+    over = ("layer", "position") if given.over is None else tuple(given.over)
+    baseline = task.baseline(model)
+    result = patch(
+        model, task, given.sites, over, positions=positions, direction=given.direction, progress=not given.quiet
+    )
+    figure = result.plot()
+    blocks = [
+        pages.Text(f"{model!r}"),
+        pages.Text(str(baseline)),
+        pages.Figure(figure, f"{given.direction}: 0 is like corrupted, 1 like clean"),
+        pages.Table(result.top(20), "The largest effects, with 95 % intervals"),
+        pages.Details("The first prompts", [pages.Table(task.table(model, 5))]),
+        pages.Details("Provenance", [pages.Preformatted("\n".join(f"{k}: {v}" for k, v in result.attrs.items()))]),
+    ]
+    print(baseline)
+    print(result.top(10).to_string(index=False))
+    print(f"wrote {pages.write_page(given.out, result.title, blocks)}")
+    if given.save:
+        result.save(given.save)
+        print(f"wrote {given.save}")
+    if given.png:
+        print(f"wrote {figures.write_image(figure, given.png)}")
+
+
+def _task(given: argparse.Namespace, model):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lazily imported
+    from . import tasks
+
+    if given.pairs:
+        read = tasks.from_table if given.pairs.suffix.lower() == ".csv" else tasks.from_jsonl
+        task = read(given.pairs, model)
+    else:
+        task = tasks.get(given.task)(model, n=given.n, seed=given.seed)
+    return task.with_metric(given.metric) if given.metric else task
+
+
+def _positions(asked: list[str] | None, named: Sequence[str]) -> list[int | str] | None:
+    """What was asked for; by default the task's named positions, which line up across sentences."""
+    if asked is None:
+        return list(named)
+    if asked == ["all"]:
+        return None
+    return [int(p) if p.lstrip("-").isdigit() else p for p in asked]
+
+
+def _models(given: argparse.Namespace) -> None:
+    from .models import known_models
+    from .models.families import HUGGING_FACE_FAMILIES
+
+    print("By name:")
+    for name, line in known_models().items():
+        print(f"  {name:24} {line}")
+    print(f"\nAny hub id, folder or .gguf file of these architectures: {', '.join(HUGGING_FACE_FAMILIES)};")
+    print("and folders that mechkit.Decoder.save wrote.")
+
+
+def _tasks(given: argparse.Namespace) -> None:
+    from . import load, tasks
+
+    if given.task is None:
+        for name in tasks.TASKS:
+            print(f"{name:14} {tasks.describe(name)}")
+        print("\nmechkit tasks NAME --model MODEL shows prompts and the model's baseline.")
+        return
+    build = tasks.get(given.task)
+    if given.model is None:
+        print(build.__doc__)
+        return
+    model = load(given.model)
+    task = build(model, n=given.n, seed=given.seed)
+    print(task.table(model, 5).to_string())
+    print(task.baseline(model))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

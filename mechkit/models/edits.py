@@ -1,0 +1,324 @@
+"""Edit: an intervention as data — where, which part, which operation, which value.
+
+    Edit("z.5.3", 0.0, positions=-1)                      # zero head L5H3 at the last position
+    Edit("resid_post.8", direction, operation="add")      # steer everywhere
+    Edit("attn_out.2", other_run["attn_out.2"], rows=[0, 2])
+
+A selection works as in numpy: a single number drops its axis, a list keeps it, nothing means all. `features` are the
+last axis: model dimensions, neurons, vocabulary, or key positions in attention scores and patterns. Negative
+positions count from the end of each prompt. The printed form reads back with `Edit.parse`; a tensor is printed as its
+shape and a fingerprint, and is handed to `parse` again.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..errors import EditError, InputError
+from .sites import Site
+
+OPERATIONS = ("set", "add", "scale", "project_out", "apply")
+Selection = int | tuple[int, ...] | tuple[tuple[int, ...], ...] | None
+Value = int | float | Tensor | Callable[[Tensor], Tensor]
+
+SELECTIONS = ("positions", "heads", "features", "rows")
+_AXIS_OF = {"positions": "position", "heads": "head", "features": "feature", "rows": "batch"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit:
+    """One intervention at one site.
+
+    `operation`: *set* to the value, *add* it, *scale* by it, *project_out* the span of its rows (a direction
+    [features] or several [k, features]), or *apply* a function to the selected activations. A tensor value
+    broadcasts to the selected shape. `positions` may be a [batch, k] table, one row per prompt.
+
+    Errors: EditError where a part is malformed; SiteError where the site is.
+    """
+
+    site: Site
+    value: Value
+    operation: str = "set"
+    positions: Selection = None
+    heads: Selection = None
+    features: Selection = None
+    rows: Selection = None
+
+    def __init__(
+        self,
+        site: str | Site,
+        value: Value,
+        operation: str = "set",
+        *,
+        positions: int | Sequence | Tensor | None = None,
+        heads: int | Sequence | Tensor | None = None,
+        features: int | Sequence | slice | Tensor | None = None,
+        rows: int | Sequence | Tensor | None = None,
+    ) -> None:
+        put = object.__setattr__
+        put(self, "site", Site.parse(site))
+        put(self, "value", value)
+        put(self, "operation", operation)
+        put(self, "positions", _selection("positions", positions, nested=True))
+        for name, given in (("heads", heads), ("features", features), ("rows", rows)):
+            put(self, name, _selection(name, given))
+        self._check()
+
+    def _check(self) -> None:
+        place = f"edit at {self.site}"
+        if self.operation not in OPERATIONS:
+            raise EditError(f"{place}: unknown operation {self.operation!r}; expected one of {', '.join(OPERATIONS)}")
+        if self.heads is not None and "head" not in self.site.axes:
+            why = "names its head already" if self.site.head is not None else "has no heads"
+            raise EditError(f"{place}: heads={self.heads} given, but the site {why}")
+        if callable(self.value) != (self.operation == "apply"):
+            raise EditError(f"{place}: a function goes with operation='apply', and only with it")
+        if not callable(self.value) and not torch.isfinite(torch.as_tensor(self.value)).all():
+            raise EditError(f"{place}: the value holds NaN or infinity; edits must be finite")
+        if self.operation == "project_out" and not (isinstance(self.value, Tensor) and self.value.dim() in (1, 2)):
+            raise EditError(f"{place}: project_out needs a direction [features] or a basis [k, features]")
+
+    # -- applying --------------------------------------------------------------------------------------------------
+
+    def apply(self, activation: Tensor, lengths: Int[Tensor, "batch"]) -> Tensor:
+        """The edited activation, as a new tensor; the one given is left alone.
+
+        `activation` has the axes of `site.whole`; `lengths` are the prompts' lengths, to place negative positions.
+        Errors: EditError naming both shapes where the value does not fit, or an index outside the activation.
+        """
+        index = self._index(activation, lengths)
+        if index is None:
+            return self._changed(activation)
+        edited = activation.clone()
+        edited[index] = self._changed(activation[index])
+        return edited
+
+    def _changed(self, selected: Tensor) -> Tensor:
+        value = self.value
+        if callable(value):
+            changed = value(selected)
+            if not isinstance(changed, Tensor) or changed.shape != selected.shape:
+                got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+                raise EditError(f"{self}: the function must return shape {tuple(selected.shape)}, got {got}")
+            return changed
+        value = torch.as_tensor(value).to(device=selected.device, dtype=selected.dtype)
+        if self.operation == "project_out":
+            return self._projected(selected, torch.atleast_2d(value))
+        try:
+            value = value.expand(selected.shape)
+        except RuntimeError as error:
+            raise EditError(
+                f"{self}: the value's shape {tuple(value.shape)} does not broadcast to the selected activation's "
+                f"{tuple(selected.shape)} ({', '.join(self._selected_axes())})"
+            ) from error
+        return {"set": lambda: value, "add": lambda: selected + value, "scale": lambda: selected * value}[
+            self.operation
+        ]()
+
+    def _projected(self, selected: Tensor, basis: Tensor) -> Tensor:
+        if basis.shape[-1] != selected.shape[-1]:
+            raise EditError(f"{self}: directions of {basis.shape[-1]} features, but the site has {selected.shape[-1]}")
+        span, singular, _ = torch.linalg.svd(basis.mT, full_matrices=False)
+        span = span[:, singular > singular.max() * 1e-6]
+        return selected - (selected @ span) @ span.mT
+
+    def _selected_axes(self) -> list[str]:
+        dropped = {_AXIS_OF[name] for name in SELECTIONS if isinstance(getattr(self, name), int)}
+        return [axis for axis in self.site.axes if axis not in dropped]
+
+    def _index(self, activation: Tensor, lengths: Tensor) -> tuple[Tensor | int, ...] | None:
+        """An index of the selected part, or None where that is everything."""
+        axes = self.site.whole.axes
+        chosen = {axis: getattr(self, name) for name, axis in _AXIS_OF.items()}
+        if self.site.head is not None:
+            chosen["head"] = self.site.head
+        if all(chosen[axis] is None for axis in axes):
+            return None
+        sizes = dict(zip(axes, activation.shape, strict=True))
+        rows = _indices("rows", chosen["batch"], sizes["batch"], self)
+        indices = {"batch": rows}
+        for axis in axes[1:]:
+            if axis != "position":
+                indices[axis] = _indices(axis, chosen[axis], sizes[axis], self)
+        indices["position"] = resolve_positions(chosen["position"], lengths[rows], sizes["position"], str(self))
+        kept = [axis for axis in axes if not isinstance(chosen[axis], int)]
+        grid = {}
+        for axis in axes:
+            where = indices[axis].to(activation.device)
+            view = [1] * len(kept)
+            if axis == "position":  # a table: one row of positions for each batch row
+                where = where if "position" in kept else where[:, 0]
+                if "batch" in kept:
+                    view[kept.index("batch")] = where.shape[0]
+                elif where.shape[0] > 1:
+                    raise EditError(f"{self}: positions are given for {where.shape[0]} rows, but one row is selected")
+                if "position" in kept:
+                    view[kept.index("position")] = where.shape[1]
+            elif axis in kept:
+                view[kept.index(axis)] = len(where)
+            grid[axis] = where.reshape(view)
+        return tuple(grid[axis] for axis in axes)
+
+    # -- text and files --------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        parts = [str(self.site), describe_value(self.value)]
+        parts += [f"{name}={_text(getattr(self, name))}" for name in SELECTIONS if getattr(self, name) is not None]
+        return f"{self.operation}({', '.join(parts)})"
+
+    __repr__ = __str__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Edit) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @classmethod
+    def parse(cls, text: str, value: Value | None = None) -> "Edit":
+        """Read the printed form. `value` is needed where the text holds a tensor or a function.
+
+        Errors: EditError where the text does not parse, or `value` is not the one that was printed.
+        """
+        operation, opened, rest = text.strip().partition("(")
+        site, _, rest = rest.partition(", ")
+        if not opened or not rest.endswith(")"):
+            raise EditError(f"edit {text!r} does not parse: expected 'operation(site, value, positions=[…])'")
+        if rest.startswith("<"):
+            printed, _, rest = rest.partition(">")
+            printed, rest = printed + ">", rest.removeprefix(", ")
+            if value is None or describe_value(value) != printed:
+                raise EditError(f"edit {text!r}: hand the value {printed} to parse; got {describe_value(value)}")
+            number: Value = value
+        else:
+            first, _, rest = rest.removesuffix(")").partition(", ")
+            number, rest = _literal(first, text), rest + ")"
+        selections = _keywords(rest.removesuffix(")"), text)
+        return cls(site, number, operation, **selections)  # type: ignore[arg-type]
+
+
+def describe_value(value: Value | None) -> str:
+    """A number as it is; a tensor by dtype, shape and fingerprint; a function by name."""
+    if isinstance(value, Tensor):
+        flat = value.detach().to("cpu", torch.float64).contiguous()
+        fingerprint = hashlib.sha256(flat.numpy().tobytes()).hexdigest()[:12]
+        return f"<{str(value.dtype).removeprefix('torch.')} {list(value.shape)} {fingerprint}>"
+    if callable(value):
+        name = getattr(value, "__name__", type(value).__name__).strip("<>")
+        return f"<function {name}>"
+    return repr(value)
+
+
+def resolve_positions(
+    positions: int | Sequence | Tensor | None, lengths: Int[Tensor, "batch"], size: int, place: str = "positions"
+) -> Int[Tensor, "batch n"]:
+    """Positions as a table, one row per prompt, negative ones counted from the prompt's own end.
+
+    Errors: InputError where a position lies outside its prompt, or the table has another number of rows.
+    """
+    lengths = lengths.cpu()
+    if positions is None:
+        return torch.arange(size).expand(len(lengths), size)
+    table = torch.as_tensor(positions, dtype=torch.long).cpu()
+    if table.dim() < 2:
+        table = table.reshape(1, -1).expand(len(lengths), -1)
+    if len(table) != len(lengths):
+        raise InputError(f"{place}: positions for {len(table)} prompts, but there are {len(lengths)}")
+    resolved = torch.where(table < 0, table + lengths[:, None], table)
+    outside = (resolved < 0) | (resolved >= lengths[:, None])
+    if outside.any():
+        row, column = outside.nonzero()[0].tolist()
+        raise InputError(
+            f"{place}: position {table[row, column].item()} is outside prompt {row}, which has {lengths[row]} tokens"
+        )
+    return resolved
+
+
+def save_edits(path: str | Path, edits: Iterable[Edit]) -> None:
+    """Write edits to one safetensors file, whole or not at all. Errors: EditError where one holds a function."""
+    from safetensors.torch import save_file
+
+    edits, path = list(edits), Path(path)
+    functions = [str(edit) for edit in edits if callable(edit.value)]
+    if functions:
+        raise EditError(f"{path}: functions cannot be saved as data: {', '.join(functions)}")
+    tensors = {str(i): edit.value.contiguous() for i, edit in enumerate(edits) if isinstance(edit.value, Tensor)}
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={"edits": json.dumps([str(edit) for edit in edits])})
+    part.replace(path)
+
+
+def load_edits(path: str | Path) -> list[Edit]:
+    """Read what `save_edits` wrote. Errors: EditError where the file is something else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts = json.loads((file.metadata() or {})["edits"])
+            values: Mapping[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise EditError(f"{path}: not a file of edits ({error}); write one with save_edits") from error
+    return [Edit.parse(text, values.get(str(i))) for i, text in enumerate(texts)]
+
+
+def _selection(name: str, given: int | Sequence | slice | Tensor | None, nested: bool = False) -> Selection:
+    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
+        return given
+    if isinstance(given, slice):
+        if given.stop is None or (given.start is None and given.stop < 0):
+            raise EditError(f"{name}={given}: give the slice's end")
+        return tuple(range(given.start or 0, given.stop, given.step or 1))
+    listed = given.tolist() if isinstance(given, Tensor) else list(given) if isinstance(given, Sequence) else given
+    if isinstance(listed, int):
+        return listed
+    if isinstance(listed, list) and nested and listed and all(isinstance(row, list | tuple) for row in listed):
+        return tuple(tuple(int(i) for i in row) for row in listed)
+    if not isinstance(listed, list) or not all(isinstance(i, int) for i in listed):
+        raise EditError(f"{name}: expected a number, a list of numbers or None, got {given!r}")
+    return tuple(listed)
+
+
+def _indices(name: str, chosen: Selection, size: int, edit: Edit) -> Tensor:
+    if chosen is None:
+        return torch.arange(size)
+    indices = torch.as_tensor(chosen, dtype=torch.long).reshape(-1)
+    outside = indices[(indices < -size) | (indices >= size)]
+    if len(outside):
+        raise EditError(f"{edit}: {name} {outside[0].item()} does not exist; there are {size}")
+    return indices % size
+
+
+def _text(selection: Selection) -> str:
+    if isinstance(selection, tuple):
+        return f"[{', '.join(_text(part) for part in selection)}]"
+    return str(selection)
+
+
+def _literal(text: str, whole: str) -> int | float:
+    try:
+        number = ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise EditError(f"edit {whole!r} does not parse: {text!r} is not a number") from error
+    if not isinstance(number, int | float):
+        raise EditError(f"edit {whole!r} does not parse: {text!r} is not a number")
+    return number
+
+
+def _keywords(text: str, whole: str) -> dict[str, int | list]:
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        found = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (ValueError, SyntaxError) as error:
+        raise EditError(f"edit {whole!r} does not parse: {text!r}") from error
+    unknown = set(found) - set(SELECTIONS)
+    if unknown or call.args:
+        raise EditError(f"edit {whole!r} does not parse: expected selections among {', '.join(SELECTIONS)}")
+    return found
