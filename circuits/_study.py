@@ -72,6 +72,11 @@ class Study:
         """The cells with the largest effects."""
         self.blocks.append(pages.Table(result.top(k), caption))
 
+    def provenance(self, result: EffectResult) -> None:
+        """What the numbers were made with, folded away."""
+        facts = "\n".join(f"{name}: {value}" for name, value in result.attrs.items())
+        self.blocks.append(pages.Details("What these numbers were made with", [pages.Preformatted(facts)]))
+
     def figure(self, name: str, figure: go.Figure, caption: str = "") -> None:
         """A figure on the page, and a picture of that name."""
         self.blocks.append(pages.Figure(figure, caption))

@@ -41,6 +41,7 @@ def main() -> None:
     layers = mk.patch(model, task, ["attn_out", "mlp_out"], ("layer", "position"), positions=["YY", "END"])
     study.text(f"Strongest: {strongest(layers)}.", heading="Attention and MLP layers")
     study.figure("layers", layers.plot(title="Whole attention and MLP layers, clean into corrupted"))
+    study.provenance(layers)
     study.write()
 
 

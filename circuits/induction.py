@@ -43,6 +43,7 @@ def main() -> None:
     keys = mk.patch(model, task, "k", ("layer", "head"), positions=["B1", "D1"])
     study.text(f"Strongest: {strongest(keys)}.", heading="What the successor offers as a key")
     study.figure("keys", keys.plot(title="Every key head at B1 and D1 together, clean into corrupted"))
+    study.provenance(keys)
     study.write()
 
 

@@ -58,6 +58,7 @@ def main() -> None:
     layers = mk.patch(model, task, ["attn_out", "mlp_out"], ("layer", "position"), positions=["S2", "END"])
     study.text(heading="Attention and MLP layers")
     study.figure("layers", layers.plot(title="Whole attention and MLP layers at S2 and END, clean into corrupted"))
+    study.provenance(layers)
     study.write()
 
 

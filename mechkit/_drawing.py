@@ -233,7 +233,7 @@ def finish(
     if small:
         smaller = "<br>".join(map(plain, small))
         text += f"<br><span style='font-size:12px;color:{MUTED}'>{smaller}</span>"
-    top = 20 + 21 * len(lines) + 17 * len(small) + (14 if panelled else 0) + (12 if missing else 0)
+    top = 20 + 21 * len(lines) + 17 * len(small) + (26 if panelled else 0) + (12 if missing else 0)
     bottom = room[1] + 40
     if missing:
         note = {"text": "grey: not measured", "showarrow": False, "font": {"size": 11, "color": MUTED}}

@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 INTERRUPTED = 130
 
@@ -109,7 +110,7 @@ def _patch(given: argparse.Namespace) -> None:
         model, task, given.sites, over, positions=positions, direction=given.direction, progress=not given.quiet
     )
     figure = result.plot()
-    blocks = [
+    blocks: list[pages.Block] = [
         pages.Text(f"{model!r}"),
         pages.Text(str(baseline)),
         pages.Figure(figure, f"{given.direction}: 0 is like corrupted, 1 like clean"),
@@ -127,7 +128,7 @@ def _patch(given: argparse.Namespace) -> None:
         print(f"wrote {figures.write_image(figure, given.png)}")
 
 
-def _task(given: argparse.Namespace, model):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - lazily imported
+def _task(given: argparse.Namespace, model: Any) -> Any:
     from . import tasks
 
     if given.pairs:
@@ -152,8 +153,8 @@ def _models(given: argparse.Namespace) -> None:
     from .models.families import HUGGING_FACE_FAMILIES
 
     print("By name:")
-    for name, line in known_models().items():
-        print(f"  {name:24} {line}")
+    for name, entry in known_models().items():
+        print(f"  {name:24} {entry.summary} ({entry.licence})")
     print(f"\nAny hub id, folder or .gguf file of these architectures: {', '.join(HUGGING_FACE_FAMILIES)};")
     print("and folders that mechkit.Decoder.save wrote.")
 

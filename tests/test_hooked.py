@@ -238,7 +238,7 @@ def test_the_callers_model_stays_as_it_was(tiny_models, training):
     for name in FAMILIES:
         module = decoder(**DECODERS[name]) if name in DECODERS else copy.deepcopy(tiny_models[name])
         module.train(training).requires_grad_(True)
-        list(module.parameters())[0].requires_grad_(False)
+        next(iter(module.parameters())).requires_grad_(False)
         model = HookedModel(module)
         before = snapshot(module)
         sites = every_site(model)

@@ -92,7 +92,7 @@ def _parse(family: Family, site: str | Site, over_layer: bool) -> Site:
         raise PatchingError(
             f"patch(sites={site!r}): which layer? Put 'layer' into over, or name it, as in sites='{site}.5'"
         )
-    parsed = family.check(Site(site, 0) if bare else Site.parse(site))  # type: ignore[arg-type]
+    parsed = family.check(Site(str(site), 0) if bare else Site.parse(site))
     if over_layer and not bare:
         raise PatchingError(
             f"patch(sites={str(site)!r}): over has 'layer', so name sites without one, as in 'resid_pre'"

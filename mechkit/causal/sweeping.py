@@ -9,7 +9,8 @@ differ, or after the answer — takes the base run's value without being compute
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, pairwise
 
 import numpy as np
 import psutil
@@ -78,13 +79,14 @@ class ReplaySweep:
         family = self.family
         size = self.model.family.unembedding.weight.element_size()
         attention = family.d_head * (family.n_heads + 2 * family.n_kv_heads)
-        # a working token: copies of the residual stream, of the MLP's inside, of q, k, v, z and their products
-        working = size * (10 * family.d_model + 4 * family.d_mlp + 4 * attention)
+        longest = int(self.pairs.lengths.max())
+        # a working token: copies of the residual stream, of the MLP's inside, of q, k, v, z, and its attention scores
+        working = size * (10 * family.d_model + 4 * family.d_mlp + 4 * attention + 4 * family.n_heads * longest)
         most = TOKENS_PER_PASS * (1 if self.model.device.type == "cpu" else 8)
         tokens = min(most, max(64, memory // 2 // working))
         kept = len(self.keep_base) + len(self.keep_source)
         per_position = family.n_layers * ((4 + kept) * family.d_model + 4 * family.d_head * family.n_kv_heads)
-        per_pair = size * int(self.pairs.lengths.max()) * per_position
+        per_pair = size * longest * per_position
         return tokens, max(1, memory // 2 // per_pair)
 
     def run(self, progress: bool) -> Swept:
@@ -193,12 +195,12 @@ def _entries(work: Work, injector: Injector, n_layers: int) -> dict[int, Callabl
     def states(cells: Sequence[Cell]) -> Tensor:
         made = []
         for (name, layer, whole), group in groupby(cells, key=lambda cell: (cell.name, cell.layer, cell.head is None)):
-            heads = None if whole else [cell.head for cell in group]
-            made.append(injector.inject(name, layer, heads, work.lane, work.touched))  # type: ignore[arg-type]
+            heads = None if whole else [cell.head for cell in group if cell.head is not None]
+            made.append(injector.inject(name, layer, heads, work.lane, work.touched))
         return torch.cat(made)
 
     by_layer = groupby(work.cells, key=lambda cell: entry_layer(cell.name, cell.layer, n_layers))
-    return {layer: (lambda cells=tuple(group): states(cells)) for layer, group in by_layer}
+    return {layer: partial(states, tuple(group)) for layer, group in by_layer}
 
 
 def _passes(works: Sequence[Work], most: int) -> Iterator[list[Work]]:
@@ -224,4 +226,4 @@ def _grouped(keys: Sequence[tuple]) -> list[tuple[tuple, Tensor]]:
 def _evenly(cells: Sequence[Cell], parts: int) -> list[Sequence[Cell]]:
     """Cut into parts whose sizes differ by one at most."""
     bounds = np.linspace(0, len(cells), parts + 1).round().astype(int)
-    return [cells[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [cells[a:b] for a, b in pairwise(bounds)]

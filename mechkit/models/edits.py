@@ -201,7 +201,7 @@ class Edit:
             first, _, rest = rest.removesuffix(")").partition(", ")
             number, rest = _literal(first, text), rest + ")"
         selections = _keywords(rest.removesuffix(")"), text)
-        return cls(site, number, operation, **selections)  # type: ignore[arg-type]
+        return cls(site, number, operation, **selections)
 
 
 def describe_value(value: Value | None) -> str:

@@ -87,6 +87,12 @@ class Site:
         return str(self)
 
     @property
+    def depth(self) -> int:
+        """The layer, of a site that has one."""
+        assert self.layer is not None
+        return self.layer
+
+    @property
     def whole(self) -> "Site":
         """The same place with all its heads."""
         return Site(self.name, self.layer)

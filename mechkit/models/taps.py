@@ -88,8 +88,8 @@ class Taps:
     def open(self) -> Iterator[None]:
         """Install every hook; remove them all at the end, whatever happens."""
         wanted = sorted(self.pending, key=lambda site: ORDER.index(site.name))
-        mids = {site.layer for site in wanted if site.name == "resid_mid"}
-        inside = frozenset(site.layer for site in wanted if site.name in ("attn_scores", "pattern"))
+        mids = {site.depth for site in wanted if site.name == "resid_mid"}
+        inside = frozenset(site.depth for site in wanted if site.name in ("attn_scores", "pattern"))
         with ExitStack() as stack:
             for site in wanted:
                 if site.name == "result":
@@ -99,10 +99,10 @@ class Taps:
                 else:
                     handle = self._hook_place(site, self.family.place(site))
                 stack.callback(handle.remove)
-            for layer in sorted(mids):  # type: ignore[type-var]
-                for handle in self._hook_resid_mid(layer):  # type: ignore[arg-type]
+            for layer in sorted(mids):
+                for handle in self._hook_resid_mid(layer):
                     stack.callback(handle.remove)
-            stack.enter_context(self.family.tapped_attention(inside, self._visit_attention))  # type: ignore[arg-type]
+            stack.enter_context(self.family.tapped_attention(inside, self._visit_attention))
             yield
 
     def _visit_attention(self, site: Site, activation: Tensor) -> Tensor:
@@ -124,11 +124,11 @@ class Taps:
 
     def _hook_result(self, site: Site) -> Any:
         """Add what the edits changed to the projection's output; with gradients, route them through the heads."""
-        module = self.family.output_projection(site.layer)  # type: ignore[arg-type]
+        module = self.family.output_projection(site.depth)
 
         def after(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
             z = inputs[0].unflatten(-1, (-1, self.family.d_head))
-            result = torch.einsum("bphd,hdm->bphm", z, self.family.result_weight(site.layer))  # type: ignore[arg-type]
+            result = torch.einsum("bphd,hdm->bphm", z, self.family.result_weight(site.depth))
             changed = self.visit(site, result)
             self._finish()
             if changed is result:
@@ -213,7 +213,7 @@ def pick_reads(
     picked = {}
     for site, activation in caught.items():
         axis = site.axes.index("position")
-        table = resolve_positions(positions, lengths, activation.shape[axis], f"read of {site}").to(activation.device)  # type: ignore[arg-type]
+        table = resolve_positions(positions, lengths, activation.shape[axis], f"read of {site}").to(activation.device)
         moved = activation.movedim(axis, 1)
         rows = torch.arange(len(moved), device=moved.device)[:, None]
         chosen = moved[rows, table].movedim(1, axis)

@@ -19,6 +19,7 @@ from ...errors import SiteError
 from ..sites import AXES, HEAD_SITES, Site
 
 Projection = Literal["q", "k", "v"]
+PROJECTIONS: tuple[Projection, ...] = ("q", "k", "v")
 AttentionTap = Callable[[Site, Tensor], Tensor]
 
 
@@ -119,7 +120,7 @@ class Family(ABC):
 
     def place(self, site: Site) -> Place:
         """Where an ordinary site is. Errors: SiteError where this model does not have it."""
-        layer = site.layer if site.layer is not None else -1
+        layer = -1 if site.layer is None else site.layer
         match site.name:
             case "embed":
                 return Place(self.embedding, "output")
@@ -208,7 +209,7 @@ class Family(ABC):
         self, layer: int, normed: Float[Tensor, "*n d_model"]
     ) -> tuple[Float[Tensor, "*n head d_head"], Float[Tensor, "*n kv d_head"], Float[Tensor, "*n kv d_head"]]:
         """q, k and v; a family with one fused projection overrides this."""
-        q, k, v = (self.project(layer, normed, which) for which in ("q", "k", "v"))  # type: ignore[arg-type]
+        q, k, v = (self.project(layer, normed, which) for which in PROJECTIONS)
         return q, k, v
 
     @abstractmethod

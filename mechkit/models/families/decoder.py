@@ -29,7 +29,7 @@ class DecoderFamily(Family):
     @property
     def layers(self) -> nn.ModuleList:
         """The blocks."""
-        return self.module.layers  # type: ignore[return-value]
+        return self.module.layers
 
     @property
     def embedding(self) -> nn.Module:

@@ -7,6 +7,7 @@ there: it computes attention the plain way and hands scores and pattern to whoev
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,20 @@ _taps: ContextVar[dict[nn.Module, Callable[[str, Tensor], Tensor]] | None] = Con
 
 
 class HuggingFaceFamily(Family):
-    """A `...ForCausalLM` module."""
+    """A `...ForCausalLM` module. Its parts are found by name, so that they have no static types."""
+
+    module: Any
+
+    def block(self, layer: int) -> Any:
+        """One of the layers."""
+        return self.layers[layer]
 
     @property
     def config(self) -> Any:
         """The module's Hugging Face configuration."""
         return self.module.config
 
-    def attention_module(self, layer: int) -> nn.Module:
+    def attention_module(self, layer: int) -> Any:
         """The attention submodule of a block."""
         raise NotImplementedError
 
@@ -44,9 +51,8 @@ class HuggingFaceFamily(Family):
             yield
             return
         _register()
-        named = {
-            self.attention_module(layer): (lambda name, tensor, layer=layer: tap(Site(name, layer), tensor))
-            for layer in layers
+        named: dict[nn.Module, Callable[[str, Tensor], Tensor]] = {
+            self.attention_module(layer): partial(_at_layer, tap, layer) for layer in layers
         }
         before = self.config._attn_implementation
         token = _taps.set(named)
@@ -56,6 +62,10 @@ class HuggingFaceFamily(Family):
         finally:
             self.config._attn_implementation = before
             _taps.reset(token)
+
+
+def _at_layer(tap: AttentionTap, layer: int, name: str, tensor: Tensor) -> Tensor:
+    return tap(Site(name, layer), tensor)
 
 
 def _register() -> None:

@@ -1,6 +1,6 @@
 """The Llama-like family: Llama, SmolLM2, Qwen2, Mistral. RMSNorm, rotary positions, grouped queries, gated MLP."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,26 +27,26 @@ class LlamaFamily(HuggingFaceFamily):
     @property
     def layers(self) -> nn.ModuleList:
         """The blocks."""
-        return self.module.model.layers  # type: ignore[union-attr, return-value]
+        return self.module.model.layers
 
     @property
     def embedding(self) -> nn.Module:
         """The token embedding."""
-        return self.module.model.embed_tokens  # type: ignore[union-attr, return-value]
+        return self.module.model.embed_tokens
 
     @property
     def final_norm(self) -> nn.Module:
         """The norm before the unembedding."""
-        return self.module.model.norm  # type: ignore[union-attr, return-value]
+        return self.module.model.norm
 
     @property
     def unembedding(self) -> nn.Linear:
         """Residual stream to logits."""
-        return self.module.lm_head  # type: ignore[return-value]
+        return self.module.lm_head
 
-    def attention_module(self, layer: int) -> nn.Module:
+    def attention_module(self, layer: int) -> Any:
         """The attention submodule of a block."""
-        return self.layers[layer].self_attn  # type: ignore[return-value]
+        return self.block(layer).self_attn
 
     def projection(self, layer: int, which: Projection) -> tuple[nn.Module, slice | None]:
         """One linear layer each for q, k and v."""
@@ -54,20 +54,20 @@ class LlamaFamily(HuggingFaceFamily):
 
     def output_projection(self, layer: int) -> nn.Module:
         """z to what attention writes."""
-        return self.attention_module(layer).o_proj  # type: ignore[return-value]
+        return self.attention_module(layer).o_proj
 
     def mlp_modules(self, layer: int) -> tuple[nn.Module, nn.Module, nn.Module]:
         """Gate, down projection, whole MLP."""
-        mlp = self.layers[layer].mlp
-        return mlp.gate_proj, mlp.down_proj, mlp  # type: ignore[union-attr, return-value]
+        mlp = self.block(layer).mlp
+        return mlp.gate_proj, mlp.down_proj, mlp
 
     def attention_norm(self, layer: int, residual: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """The norm before attention."""
-        return self.layers[layer].input_layernorm(residual)  # type: ignore[operator]
+        return self.block(layer).input_layernorm(residual)
 
     def mlp_norm(self, layer: int, residual: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """The norm before the MLP."""
-        return self.layers[layer].post_attention_layernorm(residual)  # type: ignore[operator]
+        return self.block(layer).post_attention_layernorm(residual)
 
     def positional(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Rotary positions add nothing here."""
@@ -77,12 +77,12 @@ class LlamaFamily(HuggingFaceFamily):
         """The model's own cosines and sines."""
         like = self.unembedding.weight
         positions = torch.arange(length, device=like.device)[None]
-        cosine, sine = self.module.model.rotary_emb(like[:1], positions)  # type: ignore[union-attr, operator]
+        cosine, sine = self.module.model.rotary_emb(like[:1], positions)
         return cosine[0], sine[0]
 
     def attention_scale(self, layer: int) -> float:
         """1 / sqrt(d_head), as the module has it."""
-        return self.attention_module(layer).scaling  # type: ignore[return-value]
+        return self.attention_module(layer).scaling
 
     def attention_window(self, layer: int) -> int | None:
         """Mistral's window is for all layers, Qwen2's for those of the sliding type."""
@@ -93,12 +93,12 @@ class LlamaFamily(HuggingFaceFamily):
 
     def mlp(self, layer: int, normed: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
         """The whole MLP."""
-        return self.layers[layer].mlp(normed)  # type: ignore[operator]
+        return self.block(layer).mlp(normed)
 
     def mlp_activations(
         self, layer: int, normed: Float[Tensor, "*n d_model"], pre: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The gate's input, and activation(gate) × up."""
-        mlp = self.layers[layer].mlp
-        pre = mlp.gate_proj(normed) if pre is None else pre  # type: ignore[union-attr, operator]
-        return pre, mlp.act_fn(pre) * mlp.up_proj(normed)  # type: ignore[union-attr, operator]
+        mlp = self.block(layer).mlp
+        pre = mlp.gate_proj(normed) if pre is None else pre
+        return pre, mlp.act_fn(pre) * mlp.up_proj(normed)
