@@ -71,7 +71,7 @@ def assert_equal(replayed: EffectResult, obvious: EffectResult) -> None:
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_replay_equals_the_obvious_loop_on_the_residual_stream(model, direction):
-    assert_equal(*both(model, ragged_task(), RESIDUAL, ("layer", "position"), direction=direction))
+    assert_equal(*both(model, ragged_task(), RESIDUAL, ("layer", "position"), positions="all", direction=direction))
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -81,26 +81,28 @@ def test_replay_equals_the_obvious_loop_on_heads(model, direction):
 
 
 def test_replay_equals_the_obvious_loop_on_whole_sites(model):
-    assert_equal(*both(model, ragged_task(), RESIDUAL + HEADS, ("layer",)))
-    assert_equal(*both(model, ragged_task(), HEADS, ("layer", "head")))
+    assert_equal(*both(model, ragged_task(2), RESIDUAL + HEADS, ("layer",)))
+    assert_equal(*both(model, ragged_task(2), HEADS, ("layer", "head")))
 
 
 def test_replay_equals_the_obvious_loop_on_particular_sites(model):
     sites = ["embed", "ln_final", "logits", "z.1.2", "resid_mid.2", "k.1.1"]
-    assert_equal(*both(model, ragged_task(), sites, ("position",)))
+    assert_equal(*both(model, ragged_task(), sites, ("position",), positions="all"))
     assert_equal(*both(model, ragged_task(), sites, (), positions=["S2", "END"]))
 
 
 @pytest.mark.parametrize("name", ["kl_divergence", "probability_difference", "cross_entropy"])
 def test_every_metric_measures_the_same_by_replay(gpt2, name):
-    assert_equal(*both(gpt2, ragged_task(metric=metrics.get(name)), ["resid_pre", "z"], ("layer", "position")))
+    assert_equal(
+        *both(gpt2, ragged_task(metric=metrics.get(name)), ["resid_pre", "z"], ("layer", "position"), positions="all")
+    )
 
 
 def test_memory_and_batching_do_not_change_the_numbers(gpt2):
     task = ragged_task(7)
-    whole = patch(gpt2, task, "z", ("layer", "head", "position"), progress=False)
-    small = patch(gpt2, task, "z", ("layer", "head", "position"), max_memory=200_000, progress=False)
-    one = patch(gpt2, task[[4]], "z", ("layer", "head", "position"), progress=False)
+    whole = patch(gpt2, task, "z", ("layer", "head", "position"), positions="all", progress=False)
+    small = patch(gpt2, task, "z", ("layer", "head", "position"), positions="all", max_memory=200_000, progress=False)
+    one = patch(gpt2, task[[4]], "z", ("layer", "head", "position"), positions="all", progress=False)
     assert np.allclose(whole.raw, small.raw, atol=1e-5, equal_nan=True)
     width = one.raw.sizes["position"]
     assert np.allclose(whole.raw[:, :, :width, 4], one.raw[..., 0], atol=1e-5, equal_nan=True)
@@ -113,7 +115,7 @@ def test_a_cell_is_one_edit_by_hand(gpt2):
     value = gpt2.run([clean], read=["z.1.2"], positions=4)["z.1.2"]
     logits = gpt2.run([corrupted], edits=[Edit("z.1.2", value, positions=4)]).logits
     by_hand = task.metric(logits[:, int(task.pairs.positions["END"][0])], task.pairs[[0]]).item()
-    swept = patch(gpt2, task, "z", ("layer", "head", "position"), progress=False)
+    swept = patch(gpt2, task, "z", ("layer", "head", "position"), positions="all", progress=False)
     assert abs(float(swept.raw.sel(layer=1, head=2, position=4, example=0)) - by_hand) < 1e-5
 
 
@@ -168,9 +170,16 @@ def test_grouped_heads_leave_the_rest_unmeasured(tiny_llama):
 
 def test_positions_that_a_prompt_lacks_are_unmeasured_and_unreachable_ones_hold_the_base(gpt2):
     task = ragged_task()
-    result = patch(gpt2, task, "resid_pre", ("layer", "position"), progress=False)
+    result = patch(gpt2, task, "resid_pre", ("layer", "position"), positions="all", progress=False)
     assert np.isnan(result.raw.sel(position=8, example=0)).all()  # 8 tokens
     assert (result.raw.sel(position=0) == result.corrupted).all()  # the first token is shared
+
+
+def test_by_default_positions_are_numbers_only_where_prompts_line_up(gpt2):
+    ragged = patch(gpt2, ragged_task(), "resid_pre", ("layer", "position"), progress=False)
+    assert ragged.raw.position.values.tolist() == ["S2", "END"]  # in the order in which they stand
+    even = patch(gpt2, ragged_task()[[0]], "resid_pre", ("layer", "position"), progress=False)
+    assert even.raw.position.values.tolist() == list(range(8))
 
 
 def test_the_model_stays_as_it_was(tiny_gpt2):

@@ -15,6 +15,7 @@ from ..tasks.pairs import Pairs
 
 DIMENSIONS = ("site", "layer", "head", "position")
 PAD = -1
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,15 @@ def _cells(family: Family, sites: Sequence[Site], layers: Sequence[int], heads: 
 
 def _columns(pairs: Pairs, positions: int | str | Sequence[int | str] | None, swept: bool) -> tuple[Column, ...]:
     lengths = pairs.lengths
-    if positions is None:
+    if positions is None and swept and bool((lengths != lengths[0]).any()) and len(pairs.positions) > 1:
+        # numbers mean nothing across prompts of different length, names do
+        positions = sorted(pairs.positions, key=lambda name: float(pairs.positions[name].float().mean()))
+    if positions is None or (isinstance(positions, str) and positions == ALL):
         longest = int(pairs.positions["END"].max()) + 1
         if swept:
             return tuple(_column(pairs, position) for position in range(longest))
         whole = torch.arange(int(lengths.max())).expand(len(pairs), -1)
-        return (Column("all", torch.where(whole < lengths[:, None], whole, PAD)),)
+        return (Column(ALL, torch.where(whole < lengths[:, None], whole, PAD)),)
     listed = [positions] if isinstance(positions, int | str) else list(positions)
     if not listed:
         raise PatchingError("patch(positions=[]): name at least one position, or leave it out for all")

@@ -2,8 +2,9 @@
 
 from .decoder import Decoder, DecoderConfig
 from .edits import Edit, load_edits, save_edits
-from .hooked import HookedModel, Run
+from .hooked import HookedModel
 from .loading import load
+from .runs import Gradients, Run
 from .sites import Site
 from .zoo import known_models
 
@@ -11,6 +12,7 @@ __all__ = [
     "Decoder",
     "DecoderConfig",
     "Edit",
+    "Gradients",
     "HookedModel",
     "Run",
     "Site",

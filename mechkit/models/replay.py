@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .decoder import turn
 from .families import Family
 
 KEPT = ("q", "z", "attn_out", "mlp_out")
@@ -187,9 +188,8 @@ class Replayer:
         if self.rotary is None:
             return x
         at = slice(positions.start, positions.stop) if isinstance(positions, range) else positions
-        cosine, sine = (table[at][:, None, :] for table in self.rotary)
-        first, second = x.chunk(2, dim=-1)
-        return x * cosine + torch.cat((-second, first), dim=-1) * sine
+        cosine, sine = (table[at] for table in self.rotary)
+        return turn(x, cosine, sine)
 
     def blocked(self, layer: int, queries: range | Tensor, keys: range, device: torch.device) -> Tensor | None:
         """True where a query may not see a key [query, key], or None where all may."""
