@@ -44,11 +44,13 @@ def patch(
 ) -> EffectResult:
     """Patch every cell of a grid, exactly, and measure the task's metric for each pair.
 
-    sites: site names, swept over the layers ("resid_pre", "z", …), or particular sites ("z.5.3") with `over` lacking
-    "layer". over: any of "layer", "head", "position"; what is not swept is patched as a whole. positions: token
-    numbers (negative from the end) or the task's named positions ("S2", "END"), or "all"; one cell each if "position" is
-    in `over`, else patched together. By default all, but the named ones where `over` has "position" and the prompts'
-    lengths differ, since a number then stands for something else in every prompt. max_memory: bytes; a quarter of what is free by default.
+    - sites: site names, swept over the layers ("resid_pre", "z", …), or particular sites ("z.5.3") with `over` lacking
+      "layer".
+    - over: any of "layer", "head", "position"; what is not swept is patched as a whole.
+    - positions: token numbers (negative from the end), the task's named positions ("S2", "END"), or "all"; one cell
+      each if "position" is in `over`, else patched together. By default all; but the named ones where `over` has
+      "position" and prompts differ in length, since a number then stands for something else in every prompt.
+    - max_memory: bytes; a quarter of what is free by default.
 
     Method "auto" replays only what each patch can change, after checking replay against the model's own logits on
     one prompt; where they disagree it falls back to full forward passes, with a FallbackWarning. "replay" and

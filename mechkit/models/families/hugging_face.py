@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..sites import Site
@@ -23,22 +23,82 @@ _taps: ContextVar[dict[nn.Module, Callable[[str, Tensor], Tensor]] | None] = Con
 
 
 class HuggingFaceFamily(Family):
-    """A `...ForCausalLM` module. Its parts are found by name, so that they have no static types."""
+    """A `...ForCausalLM` module. A family names its parts; they are found by these names, without static types."""
 
     module: Any
 
-    def block(self, layer: int) -> Any:
-        """One of the layers."""
-        return self.layers[layer]
+    # dotted names from the module
+    LAYERS: ClassVar[str]
+    EMBEDDING: ClassVar[str]
+    FINAL_NORM: ClassVar[str]
+    UNEMBEDDING: ClassVar[str] = "lm_head"
+    # names in a block
+    ATTENTION: ClassVar[str]
+    ATTENTION_NORM: ClassVar[str]
+    MLP: ClassVar[str] = "mlp"
+    MLP_NORM: ClassVar[str]
+    # names in its attention and its MLP
+    OUTPUT_PROJECTION: ClassVar[str]
+    MLP_IN: ClassVar[str]
+    MLP_OUT: ClassVar[str]
 
     @property
     def config(self) -> Any:
         """The module's Hugging Face configuration."""
         return self.module.config
 
-    def attention_module(self, layer: int) -> Any:
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks."""
+        return self.module.get_submodule(self.LAYERS)
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The token embedding."""
+        return self.module.get_submodule(self.EMBEDDING)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm before the unembedding."""
+        return self.module.get_submodule(self.FINAL_NORM)
+
+    @property
+    def unembedding(self) -> nn.Linear:
+        """Residual stream to logits."""
+        return self.module.get_submodule(self.UNEMBEDDING)
+
+    def attention(self, layer: int) -> Any:
         """The attention submodule of a block."""
-        raise NotImplementedError
+        return getattr(self.layers[layer], self.ATTENTION)
+
+    def mlp_module(self, layer: int) -> Any:
+        """The MLP of a block."""
+        return getattr(self.layers[layer], self.MLP)
+
+    def output_projection(self, layer: int) -> nn.Module:
+        """z to what attention writes."""
+        return getattr(self.attention(layer), self.OUTPUT_PROJECTION)
+
+    def mlp_modules(self, layer: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """The projection into the activation, the one out, and the whole MLP."""
+        mlp = self.mlp_module(layer)
+        return getattr(mlp, self.MLP_IN), getattr(mlp, self.MLP_OUT), mlp
+
+    def attention_norm(self, layer: int, residual: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """The norm before attention."""
+        return getattr(self.layers[layer], self.ATTENTION_NORM)(residual)
+
+    def mlp_norm(self, layer: int, residual: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """The norm before the MLP."""
+        return getattr(self.layers[layer], self.MLP_NORM)(residual)
+
+    def mlp(self, layer: int, normed: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """The whole MLP."""
+        return self.mlp_module(layer)(normed)
+
+    def attention_scale(self, layer: int) -> float:
+        """As the attention module has it."""
+        return self.attention(layer).scaling
 
     def forward(self, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, "batch"]) -> Tensor:
         """Logits. Padding is on the right, where a causal model cannot see it, so that the mask may be all ones."""
@@ -52,7 +112,7 @@ class HuggingFaceFamily(Family):
             return
         _register()
         named: dict[nn.Module, Callable[[str, Tensor], Tensor]] = {
-            self.attention_module(layer): partial(_at_layer, tap, layer) for layer in layers
+            self.attention(layer): partial(_at_layer, tap, layer) for layer in layers
         }
         before = self.config._attn_implementation
         token = _taps.set(named)
