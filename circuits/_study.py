@@ -11,6 +11,7 @@ import torch
 
 import mechkit as mk
 from mechkit import figures, pages
+from mechkit.cli import add_threads, set_threads
 from mechkit.errors import ChromeMissingError, NetworkError
 from mechkit.results import EffectResult
 
@@ -31,8 +32,10 @@ def arguments(description: str, name: str, n: int) -> argparse.Namespace:
     )
     parser.add_argument("--n", type=int, default=n, help="number of prompt pairs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts (default: %(default)s)")
-    torch.set_num_threads(1)  # on shared cores two threads are slower than one
-    return parser.parse_args()
+    add_threads(parser)
+    given = parser.parse_args()
+    set_threads(given.threads)
+    return given
 
 
 def load_or_make(name: str) -> tuple[mk.HookedModel, str]:
@@ -60,6 +63,7 @@ class Study:
         self.title, self.folder = title, folder
         self.blocks: list[pages.Block] = []
         self.pictures: dict[str, go.Figure] = {}
+        self.draws = True
         self.started = time.perf_counter()
 
     def text(self, *paragraphs: str, heading: str | None = None) -> None:
@@ -83,27 +87,30 @@ class Study:
         self.pictures[name] = figure
 
     def write(self) -> None:
-        """The page, then the pictures that are not there yet (one line where no Chrome can draw them)."""
+        """The page, then the pictures that are not there yet (one line, once, where no Chrome can draw them)."""
         page = pages.write_page(self.folder / "index.html", self.title, self.blocks)
         say(f"{time.perf_counter() - self.started:.0f} s: wrote {page}")
         new = {self.folder / f"{name}.png": figure for name, figure in self.pictures.items()}
         self.pictures.clear()
+        if not self.draws:
+            return
         try:
             for picture in figures.write_images(new):
                 say(f"{time.perf_counter() - self.started:.0f} s: wrote {picture}")
         except ChromeMissingError as error:
+            self.draws = False
             say(f"no PNG: {error}")
 
 
 def strongest(result: EffectResult, k: int = 3) -> str:
-    """The largest effects in words, as in `L23H3 0.37 [0.30, 0.42]`."""
+    """The largest effects in words, as in `L23H3 0.37 [0.30, 0.42]`; bare names where effects are undefined."""
     rows = result.top(k).to_dict("records")
     said = []
     for row in rows:
         place = f"L{row['layer']}" + (f"H{row['head']}" if "head" in row else "")
         place += f" at {row['position']}" if "position" in row else ""
         said.append(f"{place} {row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if "effect" in row else place)
-    return ", ".join(said)
+    return ", ".join(said) + (" (by change in the metric: effects are undefined)" if result.effect_undefined else "")
 
 
 def attention_of(model: mk.HookedModel, prompt: Sequence[int], heads: Sequence[tuple[int, int]]) -> go.Figure:

@@ -4,10 +4,14 @@ Exit codes: 0 all went well, 1 an error that mechkit explains, 2 wrong usage, 13
 """
 
 import argparse
+import inspect
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 INTERRUPTED = 130
 
@@ -33,22 +37,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser.print_help()
         return 2
+    if "threads" in given:
+        set_threads(given.threads)
     return exit_code(lambda: given.run(given))
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work; turn what mechkit explains into one line, and Ctrl-C into its customary exit code."""
+    """Do the work; say errors and warnings in one line each, and turn Ctrl-C into its customary exit code."""
     from .errors import MechkitError
 
     try:
-        work()
-    except MechkitError as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_where: print(f"mechkit: {message}", file=sys.stderr)
+            work()
+    except (MechkitError, OSError) as error:
         print(f"mechkit: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmechkit: interrupted; nothing half-written was left behind", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """`--threads`, with the same meaning in every command and script."""
+    half = max(1, (psutil.cpu_count(logical=False) or 1) // 2)
+    parser.add_argument(
+        "--threads", type=int, default=half, help="of torch; more than are free is far slower (default: half the cores)"
+    )
+
+
+def set_threads(threads: int) -> None:
+    """Let torch use so many threads."""
+    import torch
+
+    torch.set_num_threads(max(1, threads))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,13 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_patch(commands)
-    models = commands.add_parser("models", help="list the models that load by name, and the families that are known")
+    about = "list the models that load by name, and the families that are known"
+    models = commands.add_parser("models", help=about, description=about)
     models.set_defaults(run=_models)
-    tasks = commands.add_parser("tasks", help="list the tasks; with a name and a model, show prompts and baseline")
+    about = "list the tasks; with a name, explain it; with a model as well, show prompts and the model's baseline"
+    tasks = commands.add_parser("tasks", help=about, description=about)
     tasks.add_argument("task", nargs="?", help="the task to show")
     tasks.add_argument("--model", help="zoo name, folder, .gguf file or hub id")
     tasks.add_argument("--n", type=int, default=16, help="pairs to draw (default: %(default)s)")
     tasks.add_argument("--seed", type=int, default=0)
+    add_threads(tasks)
     tasks.set_defaults(run=_tasks)
     return parser
 
@@ -88,14 +114,26 @@ def _add_patch(commands: argparse._SubParsersAction) -> None:
     add("--seed", type=int, default=0, help="seed of the prompts (default: %(default)s)")
     add("--sites", nargs="+", default=["resid_pre"], metavar="SITE", help="resid_pre, z, attn_out, mlp_out, … or z.5.3")
     add("--over", nargs="*", default=None, metavar="DIM", help="layer, head, position (default: layer position)")
-    add("--positions", nargs="+", metavar="P", help="token numbers or named positions; `all`; default: the named ones")
+    add("--positions", nargs="+", metavar="P", help="token numbers or named positions, or `all` (default: those named)")
     add("--direction", choices=("denoising", "noising"), default="denoising")
     add("--metric", help="logit_difference, probability_difference, kl_divergence, … (default: the task's)")
-    add("--out", type=Path, default=Path("out/patch.html"), help="page to write (default: %(default)s)")
-    add("--png", type=Path, help="also draw the figure there (.png, .svg or .pdf); needs Chrome")
-    add("--save", type=Path, help="also keep the numbers there (.nc), for mechkit.results.EffectResult.load")
+    add("--out", type=_ending(".html"), default=Path("out/patch.html"), help="page to write (default: %(default)s)")
+    add("--png", type=_ending(".png", ".svg", ".pdf"), help="also draw the figure there (or .svg, .pdf); needs Chrome")
+    add("--save", type=_ending(".nc"), help="also keep the numbers there (.nc), for mechkit.results.EffectResult.load")
     add("--quiet", action="store_true", help="no progress bar")
+    add_threads(patch)
     patch.set_defaults(run=_patch)
+
+
+def _ending(*suffixes: str) -> Callable[[str], Path]:
+    """A path with one of these endings; checked before anything is computed."""
+
+    def path(text: str) -> Path:
+        if not text.lower().endswith(suffixes):
+            raise argparse.ArgumentTypeError(f"expected a path that ends in {' or '.join(suffixes)}, got {text!r}")
+        return Path(text)
+
+    return path
 
 
 def _patch(given: argparse.Namespace) -> None:
@@ -103,8 +141,8 @@ def _patch(given: argparse.Namespace) -> None:
 
     model = load(given.model)
     task = _task(given, model)
-    positions = _positions(given.positions, task.pairs.positions)
     over = ("layer", "position") if given.over is None else tuple(given.over)
+    positions = _positions(given.positions, task.pairs.positions if "position" in over else ())
     baseline = task.baseline(model)
     result = patch(
         model, task, given.sites, over, positions=positions, direction=given.direction, progress=not given.quiet
@@ -119,7 +157,7 @@ def _patch(given: argparse.Namespace) -> None:
         pages.Details("Provenance", [pages.Preformatted("\n".join(f"{k}: {v}" for k, v in result.attrs.items()))]),
     ]
     print(baseline)
-    print(result.top(10).to_string(index=False))
+    print(result.top(10).to_string(index=False, float_format="{:.3g}".format))
     print(f"wrote {pages.write_page(given.out, result.title, blocks)}")
     if given.save:
         result.save(given.save)
@@ -139,12 +177,12 @@ def _task(given: argparse.Namespace, model: Any) -> Any:
     return task.with_metric(given.metric) if given.metric else task
 
 
-def _positions(asked: list[str] | None, named: Sequence[str]) -> list[int | str] | None:
+def _positions(asked: list[str] | None, named: Iterable[str]) -> str | list[int | str] | None:
     """What was asked for; by default the task's named positions, which line up across sentences."""
     if asked is None:
-        return list(named)
+        return list(named) or None
     if asked == ["all"]:
-        return None
+        return "all"
     return [int(p) if p.lstrip("-").isdigit() else p for p in asked]
 
 
@@ -165,11 +203,11 @@ def _tasks(given: argparse.Namespace) -> None:
     if given.task is None:
         for name in tasks.TASKS:
             print(f"{name:14} {tasks.describe(name)}")
-        print("\nmechkit tasks NAME --model MODEL shows prompts and the model's baseline.")
+        print("\nmechkit tasks NAME explains one; with --model MODEL it shows prompts and the model's baseline.")
         return
     build = tasks.get(given.task)
     if given.model is None:
-        print(build.__doc__)
+        print(inspect.getdoc(build))
         return
     model = load(given.model)
     task = build(model, n=given.n, seed=given.seed)

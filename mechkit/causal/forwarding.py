@@ -23,7 +23,7 @@ def sweep_by_forward(
     clean_logits, corrupted_logits = (model.last_logits(side, ends) for side in (pairs.clean, pairs.corrupted))
     if metric.needs_reference:
         pairs = pairs.with_reference(clean_logits)
-    clean, corrupted = (metric(logits, pairs).double().cpu().numpy() for logits in (clean_logits, corrupted_logits))
+    clean, corrupted = (metric(logits, pairs).cpu().double().numpy() for logits in (clean_logits, corrupted_logits))
     raw = np.full((*grid.shape, len(pairs)), np.nan)
     sites = sorted({cell.site.whole for cell in grid.cells}, key=str)
     total = len(pairs) * len(grid.cells) * len(grid.columns)
@@ -37,7 +37,7 @@ def sweep_by_forward(
                     edit = Edit(cell.site, run[cell.site], positions=positions)
                     logits = model.run(base, edits=[edit], logits=some.positions["END"][:, None]).logits
                     assert logits is not None
-                    raw[(*cell.index, number, rows)] = metric(logits[:, 0], some).double().cpu().numpy()
+                    raw[(*cell.index, number, rows)] = metric(logits[:, 0], some).cpu().double().numpy()
                 bar.update(len(rows) * len(grid.cells))
             bar.update(int((column.where == PAD).all(dim=1).sum()) * len(grid.cells))
     return Swept(raw, clean, corrupted)

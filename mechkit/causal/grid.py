@@ -130,8 +130,8 @@ def _columns(pairs: Pairs, positions: int | str | Sequence[int | str] | None, sw
     lengths = pairs.lengths
     if positions is None and swept and bool((lengths != lengths[0]).any()) and len(pairs.positions) > 1:
         # numbers mean nothing across prompts of different length, names do
-        means = {name: float(where.float().mean()) for name, where in pairs.positions.items()}
-        positions = sorted(means, key=lambda name: means[name])
+        means = [(float(where.float().mean()), name) for name, where in pairs.positions.items()]
+        positions = [name for _, name in sorted(means)]
     if positions is None or (isinstance(positions, str) and positions == ALL):
         longest = int(pairs.positions["END"].max()) + 1
         if swept:

@@ -23,7 +23,7 @@ from ..results import EffectResult
 from ..tasks import Task
 from ..tasks.pairs import Pairs
 from .forwarding import sweep_by_forward
-from .grid import DIMENSIONS, Grid, plan, position_tokens
+from .grid import ALL, DIMENSIONS, Grid, plan, position_tokens
 from .sweeping import ReplaySweep, Swept, default_memory
 
 AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -131,6 +131,8 @@ def _result(swept: Swept, grid: Grid, model: HookedModel, task: Task, facts: dic
     if "position" in grid.over:
         coords["token"] = ("position", _tokens(model, task.pairs, grid))
     whole = {"site": grid.sites[0], "position": str(labels[0])}
+    place = "" if "position" in grid.over or labels == [ALL] else f" at {labels[0]}"
+    title = f"patching {', '.join(grid.sites[:4])}{', …' * (len(grid.sites) > 4)}{place} · {task.name} · {model.name}"
     return EffectResult.from_arrays(
         swept.raw.squeeze(tuple(i for i, dim in enumerate(DIMENSIONS) if dim not in grid.over)),
         swept.clean,
@@ -139,6 +141,7 @@ def _result(swept: Swept, grid: Grid, model: HookedModel, task: Task, facts: dic
         coords=coords,
         clusters=task.clusters,
         attrs={
+            "title": title,
             **{dim: name for dim, name in whole.items() if dim not in grid.over},
             **facts,
             **task.provenance,

@@ -30,6 +30,9 @@ from .grid import PAD, Cell, Column, Grid
 TOKENS_PER_PASS = 2048
 """More does not help on a CPU; an accelerator takes eight times as many."""
 
+LOGITS_AT_ONCE = 2**24
+"""Where a metric needs the whole vocabulary: the unembedding is large, so it is read for many cells at once."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -135,11 +138,12 @@ class ReplaySweep:
         """The metric of every cell; only the vocabulary entries that it looks at are computed."""
         columns = self.metric.columns(pairs)
         if columns is None:
-            found = [self.metric(self.family.logits(answer), pairs) for answer in answers]
+            some = max(1, LOGITS_AT_ONCE // (len(pairs) * self.family.d_vocab))
+            found = [self.metric(one, pairs) for part in answers.split(some) for one in self.family.logits(part)]
         else:
             logits = self.family.logits_at(answers, columns.clamp(min=0).to(answers.device))
             found = [self.metric.from_columns(one, pairs) for one in logits]
-        return torch.stack(found).double().cpu().numpy()
+        return torch.stack(found).cpu().double().numpy()
 
     # -- lanes -----------------------------------------------------------------------------------------------------
 
