@@ -14,20 +14,15 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
-import torch
 
 from ..errors import FallbackWarning, PatchingError
 from ..models import HookedModel, Site
-from ..models.replay import Lane, Replayer
 from ..results import EffectResult
 from ..tasks import Task
 from ..tasks.pairs import Pairs
 from .forwarding import sweep_by_forward
 from .grid import ALL, DIMENSIONS, Grid, plan, position_tokens
-from .sweeping import ReplaySweep, Swept, default_memory
-
-AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""How far replay's logits may be from the model's own, as a share of the largest; half precision is allowed 0.1."""
+from .sweeping import Disagreement, ReplaySweep, Swept, default_memory
 
 
 def patch(
@@ -70,39 +65,27 @@ def patch(
         raise PatchingError(f"patch(max_memory={max_memory}): expected a number of bytes")
     grid = plan(model.family, task.pairs, sites, over, positions)
     denoising = direction == "denoising"
-    used = method if method == "forward" or _replay_agrees(model, task.pairs, insist=method == "replay") else "forward"
-    if used == "forward":
-        swept = sweep_by_forward(model, task.pairs, task.metric, grid, denoising, progress)
-    else:
+    swept, used = None, "replay"
+    if method != "forward":
         memory = max_memory or default_memory(model.device)
-        swept = ReplaySweep(model, task.pairs, task.metric, grid, denoising, memory).run(progress)
+        try:
+            swept = ReplaySweep(model, task.pairs, task.metric, grid, denoising, memory).run(progress)
+        except Disagreement as found:
+            _explain(model, found, insist=method == "replay")
+    if swept is None:
+        swept, used = sweep_by_forward(model, task.pairs, task.metric, grid, denoising, progress), "full forwards"
     _check_changed(swept, task.pairs, grid, denoising)
-    facts = {"direction": direction, "method": "full forwards" if used == "forward" else "replay"}
-    return _result(swept, grid, model, task, facts)
+    return _result(swept, grid, model, task, {"direction": direction, "method": used})
 
 
-def _replay_agrees(model: HookedModel, pairs: Pairs, insist: bool) -> bool:
-    """Whether the pieces of the family reproduce the model's own logits on the longest prompt."""
-    longest = int(pairs.lengths.argmax())
-    prompt = pairs.clean[longest]
-    own = model.run([prompt], logits="last").logits
-    assert own is not None
-    with torch.no_grad():
-        tokens = torch.tensor([prompt], device=model.device)
-        lane = Lane(torch.zeros(1, dtype=torch.long, device=model.device), 0, len(prompt), len(prompt) - 1)
-        record = Replayer(model.family, len(prompt)).record(tokens, [lane])
-        again = model.family.logits(record.residual[-1][:, -1])
-    gap = float((own - again).abs().max() / own.abs().max())
-    if gap <= AGREEMENT.get(model.dtype, 0.1):
-        return True
+def _explain(model: HookedModel, found: Disagreement, insist: bool) -> None:
     message = (
-        f"patch: replay does not reproduce the logits of {model.name} (relative difference {gap:.1e}): its blocks do "
-        f"something that the {model.family.name} adapter does not know, a hook of your own perhaps"
+        f"patch: replay does not reproduce the logits of {model.name} (relative difference {found.args[0]:.1e}): its "
+        f"blocks do something that the {model.family.name} adapter does not know, a hook of your own perhaps"
     )
     if insist:
         raise PatchingError(f"{message}; use method='forward'")
     warnings.warn(f"{message}; every cell is a full forward pass instead", FallbackWarning, stacklevel=3)
-    return False
 
 
 def _check_changed(swept: Swept, pairs: Pairs, grid: Grid, denoising: bool) -> None:

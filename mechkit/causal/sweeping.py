@@ -30,6 +30,9 @@ from .grid import PAD, Cell, Column, Grid
 TOKENS_PER_PASS = 2048
 """More does not help on a CPU; an accelerator takes eight times as many."""
 
+AGREEMENT = {torch.float64: 1e-8, torch.float32: 1e-4}
+"""How far replay's logits may be from the model's own, as a share of the largest; half precision is allowed 0.1."""
+
 LOGITS_AT_ONCE = 2**24
 """Where a metric needs the whole vocabulary: the unembedding is large, so it is read for many cells at once."""
 
@@ -65,6 +68,10 @@ def default_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available // 4
 
 
+class Disagreement(Exception):
+    """Replay does not reproduce the model's own logits; the argument is the relative difference."""
+
+
 class ReplaySweep:
     """One sweep over the pairs, from recorded runs."""
 
@@ -93,15 +100,15 @@ class ReplaySweep:
         return tokens, max(1, memory // 2 // per_pair)
 
     def run(self, progress: bool) -> Swept:
-        """Every block in turn."""
+        """Every block in turn. Raises Disagreement where the first block's record is not what the model computes."""
         blocks = torch.arange(len(self.pairs)).split(self.pairs_per_block)
         cells = len(self.grid.cells) * len(self.grid.columns) * len(self.pairs)
         with torch.no_grad(), tqdm(total=cells, desc="patching", unit="run", disable=not progress) as bar:
             for rows in blocks:
-                self._block(rows, bar)
+                self._block(rows, bar, check=int(rows[0]) == 0)
         return Swept(self.raw, self.clean, self.corrupted)
 
-    def _block(self, rows: Tensor, bar: tqdm) -> None:
+    def _block(self, rows: Tensor, bar: tqdm, check: bool) -> None:
         pairs = self.pairs[rows]
         lanes = list(self._whole_lanes(pairs))
         sides = {"clean": pairs.clean, "corrupted": pairs.corrupted}
@@ -111,6 +118,8 @@ class ReplaySweep:
             for name, keep in ((base_name, self.keep_base), (source_name, self.keep_source))
         }
         finals = {name: self._final(record, pairs) for name, record in records.items()}
+        if check:
+            self._check(finals[base_name][0], sides[base_name][0], int(pairs.positions["END"][0]))
         if self.metric.needs_reference:
             pairs = pairs.with_reference(self.family.logits(finals["clean"]))
         outcome = {name: self._measure(final[None], pairs)[0] for name, final in finals.items()}
@@ -127,6 +136,14 @@ class ReplaySweep:
                 for cell, values in zip(work.cells, measured, strict=True):
                     self.raw[(*cell.index, work.column, where)] = values
                 bar.update(len(work.cells) * len(where))
+
+    def _check(self, final: Float[Tensor, "d_model"], prompt: Sequence[int], end: int) -> None:
+        """The first prompt's recorded logits against the model's own."""
+        own = self.model.run([prompt], logits=end).logits
+        assert own is not None
+        gap = float((own[0] - self.family.logits(final)).abs().max() / own.abs().max())
+        if not gap <= AGREEMENT.get(self.model.dtype, 0.1):
+            raise Disagreement(gap)
 
     def _tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         return pad(list(prompts), self.family.d_vocab, self.family.n_context)[0].to(self.model.device)

@@ -80,20 +80,26 @@ class Replayer:
     # -- one run, whole --------------------------------------------------------------------------------------------
 
     def record(self, tokens: Int[Tensor, "n pos"], lanes: Sequence[Lane], keep: Iterable[str] = ()) -> Record:
-        """Run every lane from its first token and keep what replay needs; `keep` names more of `KEPT`."""
-        family, keep = self.family, tuple(keep)
-        size = tokens.shape
+        """Run every lane from its first token and keep what replay needs; `keep` names more of `KEPT`.
+
+        Of the last layer only the answer's position is computed, keys and values apart: the rest of its residual
+        stream stays 0, since nothing ever reads it.
+        """
+        family, keep, size = self.family, tuple(keep), tokens.shape
         states = [family.positional(tokens[lane.prompts, : lane.stop])[None] for lane in lanes]
         record = Record([_gather(states, lanes, size)], [], [], [])
         for layer in range(family.n_layers):
-            states, inside = self.block(layer, states, lanes, None)
+            final = layer == family.n_layers - 1
+            before, (states, inside) = states, self.block(layer, states, lanes, None, final)
             for name, destination in (("k", record.keys), ("v", record.values), ("middle", record.middle)):
-                destination.append(_gather(_split(getattr(inside, name), states), lanes, size))
+                whole = name != "middle"
+                destination.append(_gather(_split(getattr(inside, name), before if whole else states), lanes, size))
             record.residual.append(_gather(states, lanes, size))
             for name in keep:
                 packed = getattr(inside, name)
                 if packed is not None:
-                    record.kept[name, layer] = _gather(_split(packed, states), lanes, size)
+                    like = before if name == "q" else states
+                    record.kept[name, layer] = _gather(_split(packed, like), lanes, size)
         return record
 
     # -- changed runs, resumed -------------------------------------------------------------------------------------
@@ -254,10 +260,16 @@ def _split(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _gather(parts: Sequence[Tensor], lanes: Sequence[Lane], size: torch.Size) -> Tensor:
-    """Whole lanes of one cell to one right-padded tensor [n, pos, …]; a view where one lane is everything."""
-    if len(lanes) == 1 and lanes[0].stop == size[1] and torch.equal(lanes[0].prompts.cpu(), torch.arange(size[0])):
+    """Lanes of one cell to one right-padded tensor [n, pos, …]; parts of width 1 belong at the answer.
+
+    A view where one lane is everything.
+    """
+    whole_width = all(part.shape[2] == lane.width for part, lane in zip(parts, lanes, strict=True))
+    everything = len(lanes) == 1 and lanes[0].stop == size[1] and len(lanes[0].prompts) == size[0]
+    if everything and whole_width and bool((lanes[0].prompts.diff() == 1).all()):
         return parts[0][0]
     whole = parts[0].new_zeros(*size, *parts[0].shape[3:])
     for part, lane in zip(parts, lanes, strict=True):
-        whole[lane.prompts, : lane.stop] = part[0]
+        at = slice(0, lane.stop) if part.shape[2] == lane.width else slice(lane.answer, lane.answer + 1)
+        whole[lane.prompts, at] = part[0]
     return whole

@@ -45,12 +45,19 @@ class GPT2Family(HuggingFaceFamily):
         positions = torch.arange(tokens.shape[-1], device=tokens.device)
         return self.embedding(tokens) + self.module.transformer.wpe(positions)
 
+    def mlp(self, layer: int, normed: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
+        """The whole MLP, piece by piece for the sake of its activation."""
+        _, post = self.mlp_activations(layer, normed)
+        return self.mlp_module(layer).c_proj(post)
+
     def mlp_activations(
         self, layer: int, normed: Float[Tensor, "*n d_model"], pre: Float[Tensor, "*n d_mlp"] | None = None
     ) -> tuple[Float[Tensor, "*n d_mlp"], Float[Tensor, "*n d_mlp"]]:
         """Before and after the activation function."""
         mlp = self.mlp_module(layer)
         pre = mlp.c_fc(normed) if pre is None else pre
+        if type(mlp.act).__name__ == "NewGELUActivation":  # the same function in one pass over memory, not in eight
+            return pre, nn.functional.gelu(pre, approximate="tanh")
         return pre, mlp.act(pre)
 
     def result_weight(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
