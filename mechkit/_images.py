@@ -33,6 +33,8 @@ def write_images(
     for path in paths:
         if path.suffix.lower().lstrip(".") not in FORMATS:
             raise ResultError(f"write_image: expected a path that ends in .png, .svg or .pdf, got {path.name!r}")
+    if not paths:
+        return []
     try:
         import kaleido
         from kaleido import errors as kaleido_errors

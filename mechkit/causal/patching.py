@@ -127,8 +127,8 @@ def _result(swept: Swept, grid: Grid, model: HookedModel, task: Task, facts: dic
             "title": title,
             **{dim: name for dim, name in whole.items() if dim not in grid.over},
             **facts,
-            **task.provenance,
             **model.provenance,
+            **task.provenance,
             **_versions(),
         },
     )

@@ -69,16 +69,17 @@ class Injector:
 
         `touched` are the patched positions, the same for every prompt of the lane.
         """
-        rows, at = lane.prompts[:, None], touched
-        entry = entry_layer(name, layer, self.replayer.family.n_layers)
+        rows, at, family = lane.prompts[:, None], touched, self.replayer.family
+        entry = entry_layer(name, layer, family.n_layers)
         base, source = self.base, self.source
         if entry == layer or name in ("embed", "resid_pre", "resid_post", "ln_final", "logits"):
             return self._state(entry, lane, at, source.residual[entry][rows, at][None])
         if name in ("k", "v"):
             at = torch.arange(lane.start, lane.stop, device=touched.device)
-            middle = self._middle(layer, self._patched_keys_or_values(name, layer, heads, lane, touched), rows, at)
+            new = self._attention_over_patched(name, layer, lane, touched)
+            middle = self._middle(layer, new, heads, family.n_heads // family.n_kv_heads, rows, at)
         elif name in ("z", "result", "q", "pattern", "attn_scores"):
-            middle = self._middle(layer, self._patched_z(name, layer, heads, lane, touched), rows, at)
+            middle = self._middle(layer, self._patched_z(name, layer, lane, touched), heads, 1, rows, at)
         elif name == "resid_mid":
             middle = source.middle[layer][rows, at][None]
         elif name == "attn_out":
@@ -97,19 +98,34 @@ class Injector:
         state[:, :, at - lane.start] = changed
         return state
 
-    def _middle(self, layer: int, z: Float[Tensor, "cells n k head d_head"], rows: Tensor, at: Tensor) -> Tensor:
-        """resid_mid from a patched z."""
-        return self.base.residual[layer][rows, at] + self.replayer.family.attention_output(layer, z)
+    def _middle(
+        self,
+        layer: int,
+        new: Float[Tensor, "n k head d_head"],
+        heads: Sequence[int] | None,
+        group: int,
+        rows: Int[Tensor, "n 1"],
+        at: Int[Tensor, "k"],
+    ) -> Float[Tensor, "cells n k d_model"]:
+        """resid_mid with all of z new, or with one head (or group of heads) new in each cell.
 
-    def _patched_z(self, name: str, layer: int, heads: Sequence[int] | None, lane: Lane, touched: Tensor) -> Tensor:
-        """z at the touched positions, with one head (or all) as the patch makes it."""
-        rows = lane.prompts[:, None]
-        old = self.base.kept["z", layer][rows, touched]
+        What attention writes is linear in z, so a head's cell costs that head's part of the output projection alone.
+        """
+        family = self.replayer.family
+        if heads is None:
+            return (self.base.residual[layer][rows, at] + family.attention_output(layer, new))[None]
+        which = torch.tensor(heads, device=new.device)[:, None] * group + torch.arange(group, device=new.device)
+        change = (new - self.base.kept["z", layer][rows, at])[:, :, which]
+        written = torch.einsum("nkcgd,cgdm->cnkm", change, family.result_weight(layer)[which])
+        return self.base.middle[layer][rows, at] + written
+
+    def _patched_z(
+        self, name: str, layer: int, lane: Lane, touched: Int[Tensor, "k"]
+    ) -> Float[Tensor, "n k head d_head"]:
+        """z at the touched positions, with every head as the patch makes it."""
         if name in ("z", "result"):
-            new = self.source.kept["z", layer][rows, touched]
-        else:
-            new = self._attention(name, layer, lane, touched)
-        return _with_heads(old, new, heads, 1)
+            return self.source.kept["z", layer][lane.prompts[:, None], touched]
+        return self._attention(name, layer, lane, touched)
 
     def _attention(self, name: str, layer: int, lane: Lane, touched: Tensor) -> Tensor:
         """Every head's z at the touched queries, with q or the pattern from the source."""
@@ -124,25 +140,21 @@ class Injector:
         pattern = masked_softmax(scores, blocked)
         return torch.einsum("nkgat,ntkd->nakgd", pattern, base.values[layer][lane.prompts, : lane.stop]).flatten(2, 3)
 
-    def _patched_keys_or_values(
-        self, name: str, layer: int, heads: Sequence[int] | None, lane: Lane, touched: Tensor
-    ) -> Tensor:
-        """z at every query of the lane, with one key/value head (or all) from the source at the touched positions."""
+    def _attention_over_patched(
+        self, name: str, layer: int, lane: Lane, touched: Int[Tensor, "k"]
+    ) -> Float[Tensor, "n asked head d_head"]:
+        """Every head's z at every query of the lane, with keys or values from the source at the touched positions."""
         replayer, base = self.replayer, self.base
         rows, stop = lane.prompts[:, None], lane.stop
         queries = range(lane.start, stop)
-        q = replayer.turned(base.kept["q", layer][lane.prompts, lane.start : stop], queries)[None]
-        old = (base.keys if name == "k" else base.values)[layer][lane.prompts, :stop]
-        new = old.clone()
-        new[:, touched] = (self.source.keys if name == "k" else self.source.values)[layer][rows, touched]
-        keys, values = (new, base.values[layer][lane.prompts, :stop]) if name == "k" else (None, new)
-        keys = base.keys[layer][lane.prompts, :stop] if keys is None else keys
+        q = replayer.turned(base.kept["q", layer][lane.prompts, lane.start : stop], queries)
+        read = {"k": base.keys[layer][lane.prompts, :stop], "v": base.values[layer][lane.prompts, :stop]}
+        read[name] = read[name].clone()
+        read[name][:, touched] = (self.source.keys if name == "k" else self.source.values)[layer][rows, touched]
         blocked = replayer.blocked(layer, queries, range(stop), q.device)
-        grouped = q[0].unflatten(2, (keys.shape[2], -1))
-        scores = torch.einsum("nakgd,ntkd->nkgat", grouped, keys) * replayer.family.attention_scale(layer)
-        z = torch.einsum("nkgat,ntkd->nakgd", masked_softmax(scores, blocked), values).flatten(2, 3)
-        unchanged = base.kept["z", layer][lane.prompts, lane.start : stop]
-        return _with_heads(unchanged, z, heads, replayer.family.n_heads // replayer.family.n_kv_heads)
+        grouped = q.unflatten(2, (read["k"].shape[2], -1))
+        scores = torch.einsum("nakgd,ntkd->nkgat", grouped, read["k"]) * replayer.family.attention_scale(layer)
+        return torch.einsum("nkgat,ntkd->nakgd", masked_softmax(scores, blocked), read["v"]).flatten(2, 3)
 
     def _patched_mlp(self, name: str, layer: int, rows: Tensor, at: Tensor) -> Tensor:
         """mlp_out at the touched positions, with the named part from the source."""
@@ -155,14 +167,3 @@ class Injector:
         if name == "mlp_pre":
             _, post = family.mlp_activations(layer, normed, pre)
         return family.mlp_down(layer, post)
-
-
-def _with_heads(old: Tensor, new: Tensor, heads: Sequence[int] | None, group: int) -> Tensor:
-    """Copies of `old` [n, pos, head, d_head], one per wanted head (of a group of heads), that head taken from `new`."""
-    if heads is None:
-        return new[None]
-    cells = old[None].repeat(len(heads), 1, 1, 1, 1)
-    for cell, head in enumerate(heads):
-        which = slice(head * group, (head + 1) * group)
-        cells[cell, :, :, which] = new[:, :, which]
-    return cells

@@ -1,5 +1,7 @@
 """Reading a Hugging Face folder with transformers, and refusing what it would only warn of."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +52,34 @@ def _read(folder: Path, dtype: torch.dtype, **where: Any) -> tuple[Any, list[str
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained
-    module, info = read(
-        folder,
-        dtype=dtype,
-        trust_remote_code=False,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,  # so that they are reported here, with the others
-        output_loading_info=True,
-        **where,
-    )
+    with _without_bars():
+        module, info = read(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # so that they are reported here, with the others
+            output_loading_info=True,
+            **where,
+        )
     problems = [f"missing {name}" for name in sorted(info["missing_keys"])]
     problems += [f"unexpected {name}" for name in sorted(info["unexpected_keys"])]
     problems += [f"{name} is {list(got)}, expected {list(want)}" for name, got, want in sorted(info["mismatched_keys"])]
     return module, problems
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Transformers shows a bar for every tensor that it reads from a file on this disk; not here."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _refuse(place: Path, problems: list[str]) -> None:

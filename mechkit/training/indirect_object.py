@@ -28,7 +28,7 @@ from .loop import Batch, TrainingSettings, train_decoder
 from .tokenizer import word_tokenizer
 
 NAME = "small-ioi"
-VERSION = 1
+VERSION = 2
 """Raised when this file's way of training changes, so that old cached models are not taken for new ones."""
 ENOUGH = 0.99
 HELD_OUT = 500
@@ -69,7 +69,7 @@ def small_ioi(cache: bool = True, settings: SmallIOISettings | None = None) -> H
         facts = {
             "name": NAME,
             "source": "trained by mechkit.training.small_ioi",
-            "seed": str(settings.seed),
+            "training_seed": str(settings.seed),
             "held_out_accuracy": f"{accuracy:.3f}",
         }
         if not cache:
