@@ -49,7 +49,7 @@ def plan(setting: Setting) -> dict[str, Sweep]:
     """Every sweep, by the name that `--sweeps` takes."""
 
     def cells(**axes: range) -> pd.DataFrame:
-        return pd.MultiIndex.from_product(axes.values(), names=axes.keys()).to_frame(index=False)
+        return pd.MultiIndex.from_product(list(axes.values()), names=list(axes)).to_frame(index=False)
 
     layer, head, pos = (range(size) for size in (setting.model.n_layers, setting.model.n_heads, setting.clean.shape[1]))
     residual = Sweep("resid_pre, layer × position", "resid_pre", ("layer", "position"), cells(layer=layer, pos=pos))
