@@ -79,7 +79,7 @@ def test_broken_folders_are_named(tmp_path):
     [
         ({"d_model": 15}, "not a multiple"),
         ({"activation": "swish"}, "expected one of"),
-        ({"n_layers": 0}, "at least 1"),
+        ({"n_layers": 0}, "from 1 up"),
         ({"positions": "rotary", "d_head": 3}, "even d_head"),
     ],
 )

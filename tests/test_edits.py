@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -51,6 +52,20 @@ def test_selections_drop_or_keep_axes_as_numpy_does():
 def test_positions_per_prompt():
     after = Edit("resid_pre.0", 0.0, positions=torch.tensor([[0], [2]])).apply(torch.ones(2, 4, 6), LENGTHS)
     assert after[0, 0].sum() == 0 and after[1, 2].sum() == 0 and after.sum() == 6 * 8 - 12
+
+
+def test_masks_and_numpy_numbers_select():
+    mask = Edit("resid_pre.0", 0.0, rows=torch.tensor([False, True]))
+    assert mask.rows == (1,) and Edit("z.0", 0.0, heads=[True, False, True]).heads == (0, 2)
+    assert Edit("z.0", np.float64(2.0), positions=np.int64(-1), heads=np.array([1, 2])) == Edit(
+        "z.0", 2.0, positions=-1, heads=[1, 2]
+    )
+
+
+def test_functions_may_work_in_place():
+    before = torch.ones(2, 4, 6)
+    after = Edit("resid_pre.0", lambda x: x.mul_(0), "apply").apply(before, LENGTHS)
+    assert after.sum() == 0 and before.sum() == 48 and after is not before
 
 
 def test_operations_by_hand():
@@ -109,6 +124,9 @@ def test_edits_save_and_load(tmp_path):
     with pytest.raises(EditError, match="functions cannot be saved"):
         save_edits(tmp_path / "f", [Edit("z.0", torch.relu, "apply")])
     assert not (tmp_path / "f").exists()
+    shared = [Edit("resid_pre.1", value := torch.randn(5), "add"), Edit("resid_pre.2", value, "add")]
+    save_edits(tmp_path / "new" / "shared", shared)
+    assert load_edits(tmp_path / "new" / "shared") == shared
 
 
 @pytest.mark.parametrize(
@@ -121,7 +139,12 @@ def test_edits_save_and_load(tmp_path):
         (lambda: Edit("z.0.1", 0.0, heads=[1]), "names its head already"),
         (lambda: Edit("resid_pre.0", 0.0, heads=[1]), "has no heads"),
         (lambda: Edit("resid_pre.0", 1.0, "project_out"), "needs a direction"),
-        (lambda: Edit("z.0", 0.0, heads=[0.5]), "list of numbers"),
+        (lambda: Edit("z.0", 0.0, heads=[0.5]), "numbers, a mask or None"),
+        (lambda: Edit("z.0", 0.0, positions=[]), "numbers, a mask or None"),
+        (lambda: Edit("z.0", 0.0, rows=[False, False]), "selects nothing"),
+        (lambda: Edit("z.0", 0.0, features=slice(2, -1)), "slice's ends"),
+        (lambda: Edit("pattern.0", 0.0, features=-1), "count from 0"),
+        (lambda: Edit("z.0", None), "number, a tensor or a function"),
         (lambda: Edit.parse("zero the head"), "does not parse"),
         (lambda: Edit.parse("set(z.0, 1.0, colour=[1])"), "expected selections"),
         (lambda: Edit.parse("set(z.0, one)"), "is not a number"),

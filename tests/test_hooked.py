@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -205,6 +206,22 @@ def test_edits_apply_in_order_and_reads_come_after(gpt2):
     assert torch.allclose(run["attn_out.1"], gpt2.family.output_projection(1).bias.expand(3, LENGTH, -1), atol=1e-6)
 
 
+def test_functions_that_work_in_place_reach_every_site(gpt2):
+    tokens = prompts(0)
+    for site in ("result.1", "resid_mid.1", "resid_pre.1", "z.1", "pattern.1"):
+        in_place = gpt2.run(tokens, read=["resid_post.0"], edits=[Edit(site, lambda x: x.mul_(0), "apply")])
+        assert torch.allclose(in_place.logits, gpt2.run(tokens, edits=Edit(site, 0.0)).logits, atol=1e-5), site
+        assert torch.allclose(
+            in_place["resid_post.0"], gpt2.run(tokens, read="resid_post.0")["resid_post.0"], atol=1e-5
+        )
+
+
+def test_numpy_is_taken_as_tokens_and_positions(gpt2):
+    tokens = prompts(0)
+    run = gpt2.run(tokens.numpy(), read=["z.1"], positions=np.int64(2), logits=np.int64(-1))
+    assert run["z.1"].shape == (3, 4, 8) and run.logits.shape == (3, 1024)
+
+
 def test_result_edits_add_to_what_attention_writes(gpt2):
     tokens = prompts(0)
     by_z = gpt2.run(tokens, edits=[Edit("z.1.2", 0.0)]).logits
@@ -282,6 +299,12 @@ def test_without_gradients_nothing_is_tracked(gpt2):
         (lambda m: m.run([[1] * 65]), InputError, "context is 64"),
         (lambda m: m.run(torch.zeros(2, 3)), InputError, "expected token ids"),
         (lambda m: m.run([["a", "b"]]), InputError, "got text"),
+        (lambda m: m.run("hello"), InputError, "to_tokens"),
+        (lambda m: m.run(None), InputError, "got NoneType"),
+        (lambda m: m.run([[1.5, 2.0]]), InputError, "expected whole numbers"),
+        (lambda m: m.run(torch.ones(1, 3, dtype=torch.bool)), InputError, "expected token ids"),
+        (lambda m: m.run([[1, 2]], logits=False), InputError, "expected 'all', 'last'"),
+        (lambda m: m.run([[1, 2]], read=["z.1"], positions="END"), InputError, "expected token positions"),
         (lambda m: m.run([[1, 2]], read=["z.9"]), SiteError, "layers 0 to 2"),
         (lambda m: m.run([[1, 2]], read=["z.1.7"]), SiteError, "heads 0 to 3"),
         (lambda m: m.run([[1, 2]], edits=[Edit("resid_mid.3", 0.0)]), SiteError, "layers 0 to 2"),

@@ -1,8 +1,11 @@
 """Exact patching: replay against the slow, obvious loop, against hand-worked effects, and its edge cases."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mechkit import patch
 from mechkit.errors import FallbackWarning, MetricError, PatchingError, SiteError
@@ -190,19 +193,99 @@ def test_the_model_stays_as_it_was(tiny_gpt2):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in tiny_gpt2.modules())
 
 
-def test_a_model_that_replay_does_not_know_falls_back_and_says_so(gpt2):
-    """The caller's own hook on a block changes the model; pieces cannot see it, full forwards do."""
-    handle = gpt2.family.layers[1].register_forward_hook(lambda _m, _a, output: output * 1.5)
-    try:
-        with pytest.warns(FallbackWarning, match="does not reproduce the logits.*full forward pass"):
-            result = patch(gpt2, ragged_task(), "resid_pre", ("layer",), progress=False)
-        with pytest.raises(PatchingError, match="use method='forward'"):
-            patch(gpt2, ragged_task(), "resid_pre", ("layer",), method="replay", progress=False)
-    finally:
-        handle.remove()
+def test_a_model_that_replay_does_not_know_falls_back_and_says_so(tiny_gpt2):
+    """A block whose forward pass was replaced: pieces cannot see it, full forwards do."""
+    module = copy.deepcopy(tiny_gpt2)
+    block, plain = module.transformer.h[1], module.transformer.h[1].forward
+    block.forward = lambda *args, **kwargs: plain(*args, **kwargs) * 1.5
+    model = HookedModel(module)
+    with pytest.warns(FallbackWarning, match=r"adapter does not know.*logits of a full forward pass.*every cell"):
+        result = patch(model, ragged_task(), "resid_pre", ("layer",), progress=False)
+    with pytest.raises(PatchingError, match="use method='forward'"):
+        patch(model, ragged_task(), "resid_pre", ("layer",), method="replay", progress=False)
     assert result.attrs["method"] == "full forwards"
-    plain = patch(gpt2, ragged_task(), "resid_pre", ("layer",), progress=False)
-    assert not np.allclose(plain.clean, result.clean)
+    plain_result = patch(HookedModel(tiny_gpt2), ragged_task(), "resid_pre", ("layer",), progress=False)
+    assert not np.allclose(plain_result.clean, result.clean)
+
+
+@pytest.mark.parametrize("place", ["lm_head", "transformer.h.1.attn.c_proj", "transformer.h.2.mlp"])
+def test_hooks_of_the_callers_are_honoured(tiny_gpt2, place):
+    module = copy.deepcopy(tiny_gpt2)
+    module.get_submodule(place).register_forward_hook(lambda _m, _a, output: output * 1.5)
+    model = HookedModel(module)
+    with pytest.warns(FallbackWarning, match="hooks of your own"):
+        hooked = patch(model, ragged_task(), "z", ("layer", "head"), progress=False)
+    plain = patch(HookedModel(tiny_gpt2), ragged_task(), "z", ("layer", "head"), progress=False)
+    assert not np.allclose(hooked.raw, plain.raw)
+
+
+class Adapted(nn.Module):
+    """What low-rank adapters do to a projection."""
+
+    def __init__(self, inside: nn.Module, width: int):
+        super().__init__()
+        self.inside, self.weight = inside, inside.weight
+        self.extra = nn.Linear(width, width if not hasattr(inside, "out_features") else inside.out_features)
+        self.bias = inside.bias
+
+    def forward(self, x):
+        return self.inside(x) + self.extra(x)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_wrapped_projections_are_honoured(tiny_models, name):
+    module = copy.deepcopy(tiny_models[name])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module.lm_head = Adapted(module.lm_head, 32)
+        model = HookedModel(module)
+        attention = model.family.attention(1)
+        projection = model.family.OUTPUT_PROJECTION
+        setattr(attention, projection, Adapted(getattr(attention, projection), 32))
+    replayed, obvious = both(model, ragged_task(), ["z", "k", "resid_pre"], ("layer",))
+    assert_equal(replayed, obvious)
+    replayed, obvious = both(model, ragged_task(), ["z", "k"], ("layer", "head"))
+    assert replayed.attrs["method"] == "replay"
+    assert_equal(replayed, obvious)
+    with pytest.raises(SiteError, match="projection is wrapped"):
+        model.run([[1, 2]], read=["result.1"])
+
+
+def test_replay_is_checked_for_every_length(tiny_gpt2):
+    """A block that acts on long prompts alone must not slip through a check of a short one."""
+    module = copy.deepcopy(tiny_gpt2)
+    block, plain = module.transformer.h[1], module.transformer.h[1].forward
+    block.forward = lambda x, *args, **kwargs: plain(x, *args, **kwargs) * (1.5 if x.shape[1] >= 10 else 1.0)
+    with pytest.warns(FallbackWarning):
+        result = patch(HookedModel(module), ragged_task(), "resid_pre", ("layer",), progress=False)
+    assert result.attrs["method"] == "full forwards"
+
+
+def test_weights_changed_since_the_last_check_are_checked_again(tiny_gpt2):
+    model = HookedModel(copy.deepcopy(tiny_gpt2))
+    before = patch(model, ragged_task(), "z", ("layer",), progress=False)
+    with torch.no_grad():
+        model.module.transformer.h[0].attn.c_proj.weight.mul_(2)
+    after = patch(model, ragged_task(), "z", ("layer",), progress=False)
+    assert not np.allclose(before.raw, after.raw) and after.attrs["method"] == "replay"
+
+
+def test_weights_that_are_not_finite_are_named(tiny_gpt2):
+    module = copy.deepcopy(tiny_gpt2)
+    with torch.no_grad():
+        module.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
+    with pytest.raises(PatchingError, match="NaN or infinite logits"):
+        patch(HookedModel(module), ragged_task(), progress=False)
+
+
+def test_a_reference_of_the_callers_is_kept(gpt2, tiny_gpt2):
+    other = copy.deepcopy(tiny_gpt2)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.3)
+    task = ragged_task(metric=metrics.kl_divergence).with_reference(HookedModel(other))
+    for method in ("replay", "forward"):
+        result = patch(gpt2, task, "resid_pre", ("layer",), method=method, progress=False)
+        assert np.allclose(result.clean, task.baseline(gpt2).clean, atol=1e-5) and (result.clean > 0).all()
 
 
 def test_a_patch_that_changes_nothing_raises(gpt2):
@@ -231,11 +314,26 @@ def test_a_patch_that_changes_nothing_raises(gpt2):
         ({"direction": "sideways"}, PatchingError, "denoising, noising"),
         ({"method": "magic"}, PatchingError, "auto, replay, forward"),
         ({"max_memory": 0}, PatchingError, "number of bytes"),
+        ({"positions": 1.5}, PatchingError, "expected token numbers"),
+        ({"positions": [True]}, PatchingError, "expected token numbers"),
     ],
 )
 def test_bad_input_is_named(gpt2, arguments, error, said):
     with pytest.raises(error, match=said):
         patch(gpt2, ragged_task(), **arguments, progress=False)
+
+
+def test_numbers_of_numpy_are_numbers(gpt2):
+    by_numpy = patch(gpt2, ragged_task(), "z", ("layer",), positions=np.int64(4), max_memory=1e9, progress=False)
+    plain = patch(gpt2, ragged_task(), "z", ("layer",), positions=4, progress=False)
+    assert np.array_equal(by_numpy.raw, plain.raw)
+
+
+def test_answers_of_another_vocabulary_are_named(gpt2):
+    task = ragged_task()
+    task.pairs.answers[0, 0] = 5000
+    with pytest.raises(PatchingError, match="5000 is outside the vocabulary"):
+        patch(gpt2, task, progress=False)
 
 
 def test_a_metric_that_gives_no_number_per_pair_is_refused(gpt2):

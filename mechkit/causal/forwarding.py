@@ -21,7 +21,7 @@ def sweep_by_forward(
     """Edit, run, measure; in batches of pairs that are patched at equally many positions."""
     ends = pairs.positions["END"]
     clean_logits, corrupted_logits = (model.last_logits(side, ends) for side in (pairs.clean, pairs.corrupted))
-    if metric.needs_reference:
+    if metric.needs_reference and pairs.reference is None:
         pairs = pairs.with_reference(clean_logits)
     clean, corrupted = (metric(logits, pairs).cpu().double().numpy() for logits in (clean_logits, corrupted_logits))
     raw = np.full((*grid.shape, len(pairs)), np.nan)

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -64,7 +67,7 @@ def plan(
     pairs: Pairs,
     sites: str | Site | Sequence[str | Site],
     over: Sequence[str],
-    positions: int | str | Sequence[int | str] | None,
+    positions: Any,
 ) -> Grid:
     """Lay out a sweep. Errors: PatchingError and SiteError that name what does not fit, and the fix."""
     listed = [sites] if isinstance(sites, str | Site) else list(sites)
@@ -126,7 +129,7 @@ def _cells(family: Family, sites: Sequence[Site], layers: Sequence[int], heads: 
     return cells
 
 
-def _columns(pairs: Pairs, positions: int | str | Sequence[int | str] | None, swept: bool) -> tuple[Column, ...]:
+def _columns(pairs: Pairs, positions: Any, swept: bool) -> tuple[Column, ...]:
     lengths = pairs.lengths
     if positions is None and swept and bool((lengths != lengths[0]).any()) and len(pairs.positions) > 1:
         # numbers mean nothing across prompts of different length, names do
@@ -138,7 +141,7 @@ def _columns(pairs: Pairs, positions: int | str | Sequence[int | str] | None, sw
             return tuple(_column(pairs, position) for position in range(longest))
         whole = torch.arange(int(lengths.max())).expand(len(pairs), -1)
         return (Column(ALL, torch.where(whole < lengths[:, None], whole, PAD)),)
-    listed = [positions] if isinstance(positions, int | str) else list(positions)
+    listed = _several([positions] if isinstance(positions, Integral | str) else positions)
     if not listed:
         raise PatchingError("patch(positions=[]): name at least one position, or leave it out for all")
     columns = [_column(pairs, position) for position in listed]
@@ -148,6 +151,14 @@ def _columns(pairs: Pairs, positions: int | str | Sequence[int | str] | None, sw
         return tuple(columns)
     joined = torch.cat([column.where for column in columns], dim=1)
     return (Column("+".join(str(column.label) for column in columns), joined),)
+
+
+def _several(positions: object) -> list[int | str]:
+    given = positions.tolist() if isinstance(positions, Tensor | np.ndarray) else positions
+    fine = isinstance(given, Sequence) and all(isinstance(p, Integral | str) and not isinstance(p, bool) for p in given)
+    if not fine:
+        raise PatchingError(f"patch(positions={positions!r}): expected token numbers, named positions or 'all'")
+    return [p if isinstance(p, str) else int(p) for p in given]  # type: ignore[union-attr]
 
 
 def _column(pairs: Pairs, position: int | str) -> Column:

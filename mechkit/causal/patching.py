@@ -12,6 +12,7 @@ import platform
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -31,10 +32,10 @@ def patch(
     sites: str | Site | Sequence[str | Site] = "resid_pre",
     over: str | Sequence[str] = ("layer", "position"),
     *,
-    positions: int | str | Sequence[int | str] | None = None,
+    positions: Any = None,
     direction: str = "denoising",
     method: str = "auto",
-    max_memory: int | None = None,
+    max_memory: float | int | None = None,
     progress: bool = True,
 ) -> EffectResult:
     """Patch every cell of a grid, exactly, and measure the task's metric for each pair.
@@ -55,20 +56,29 @@ def patch(
     reach (before the prompts differ, after the answer) hold the unpatched value; positions that a prompt does not
     have are NaN. Errors: PatchingError, SiteError, MetricError.
     """
+    if not isinstance(model, HookedModel) or not isinstance(task, Task):
+        got = f"{type(model).__name__} and {type(task).__name__}"
+        raise PatchingError(f"patch: expected a HookedModel (mk.load) and a Task (mk.tasks), got {got}")
     for name, value, known in (
         ("direction", direction, ("denoising", "noising")),
         ("method", method, ("auto", "replay", "forward")),
     ):
         if value not in known:
             raise PatchingError(f"patch({name}={value!r}): expected one of {', '.join(known)}")
-    if max_memory is not None and max_memory < 1:
-        raise PatchingError(f"patch(max_memory={max_memory}): expected a number of bytes")
+    if max_memory is not None and not (isinstance(max_memory, int | float) and max_memory >= 1):
+        raise PatchingError(f"patch(max_memory={max_memory!r}): expected a number of bytes")
+    highest = max(int(task.pairs.answers.max()), int(task.pairs.foils.max()) if task.pairs.foils.numel() else 0)
+    if highest >= model.d_vocab:
+        raise PatchingError(
+            f"patch: answer or foil {highest} is outside the vocabulary of {model.d_vocab} of {model.name}"
+        )
     grid = plan(model.family, task.pairs, sites, over, positions)
     denoising = direction == "denoising"
     swept, used = None, "replay"
     if method != "forward":
-        memory = max_memory or default_memory(model.device)
+        memory = int(max_memory) if max_memory else default_memory(model.device)
         try:
+            _refuse_hooks(model)
             swept = ReplaySweep(model, task.pairs, task.metric, grid, denoising, memory).run(progress)
         except Disagreement as found:
             _explain(model, found, insist=method == "replay")
@@ -78,11 +88,15 @@ def patch(
     return _result(swept, grid, model, task, {"direction": direction, "method": used})
 
 
+def _refuse_hooks(model: HookedModel) -> None:
+    """Replay calls parts of the model on packed tokens; hooks of the caller's expect whole runs."""
+    hooked = [name for name, part in model.module.named_modules() if part._forward_hooks or part._forward_pre_hooks]
+    if hooked:
+        raise Disagreement(f"there are hooks of your own on {', '.join(hooked[:3])}{', …' * (len(hooked) > 3)}")
+
+
 def _explain(model: HookedModel, found: Disagreement, insist: bool) -> None:
-    message = (
-        f"patch: replay does not reproduce the logits of {model.name} (relative difference {found.args[0]:.1e}): its "
-        f"blocks do something that the {model.family.name} adapter does not know, a hook of your own perhaps"
-    )
+    message = f"patch: {model.name} cannot be replayed: {found}"
     if insist:
         raise PatchingError(f"{message}; use method='forward'")
     warnings.warn(f"{message}; every cell is a full forward pass instead", FallbackWarning, stacklevel=3)
@@ -141,8 +155,8 @@ def _tokens(model: HookedModel, pairs: Pairs, grid: Grid) -> list[str]:
 
 def _versions() -> dict[str, str]:
     """What a result was made with."""
-    packages = {name: version(name) for name in ("torch", "transformers")}
+    packages = {name: version(name) for name in ("mechkit-interp", "torch", "transformers")}
     return {
-        **{f"{name}_version": found for name, found in packages.items()},
+        **{f"{name.removesuffix('-interp')}_version": found for name, found in packages.items()},
         "python_version": platform.python_version(),
     }

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..errors import PatchingError
 from ..models import HookedModel
 from ..models.injection import Injector, entry_layer, needed
 from ..models.inputs import pad
@@ -69,7 +70,7 @@ def default_memory(device: torch.device) -> int:
 
 
 class Disagreement(Exception):
-    """Replay does not reproduce the model's own logits; the argument is the relative difference."""
+    """This model cannot be replayed; the message says why."""
 
 
 class ReplaySweep:
@@ -81,6 +82,7 @@ class ReplaySweep:
         self.keep_base, self.keep_source = needed([cell.name for cell in grid.cells])
         self.replayer = Replayer(self.family, int(pairs.lengths.max()))
         self.tokens_per_pass, self.pairs_per_block = self._within(memory)
+        self.logits_at_once = min(LOGITS_AT_ONCE, memory // 8 // model.family.unembedding.weight.element_size())
         self.raw = np.full((*grid.shape, len(pairs)), np.nan)
         self.clean, self.corrupted = np.full(len(pairs), np.nan), np.full(len(pairs), np.nan)
 
@@ -100,15 +102,15 @@ class ReplaySweep:
         return tokens, max(1, memory // 2 // per_pair)
 
     def run(self, progress: bool) -> Swept:
-        """Every block in turn. Raises Disagreement where the first block's record is not what the model computes."""
+        """Every block in turn. Raises Disagreement where a record is not what the model computes."""
         blocks = torch.arange(len(self.pairs)).split(self.pairs_per_block)
         cells = len(self.grid.cells) * len(self.grid.columns) * len(self.pairs)
         with torch.no_grad(), tqdm(total=cells, desc="patching", unit="run", disable=not progress) as bar:
             for rows in blocks:
-                self._block(rows, bar, check=int(rows[0]) == 0)
+                self._block(rows, bar)
         return Swept(self.raw, self.clean, self.corrupted)
 
-    def _block(self, rows: Tensor, bar: tqdm, check: bool) -> None:
+    def _block(self, rows: Tensor, bar: tqdm) -> None:
         pairs = self.pairs[rows]
         lanes = list(self._whole_lanes(pairs))
         sides = {"clean": pairs.clean, "corrupted": pairs.corrupted}
@@ -118,32 +120,50 @@ class ReplaySweep:
             for name, keep in ((base_name, self.keep_base), (source_name, self.keep_source))
         }
         finals = {name: self._final(record, pairs) for name, record in records.items()}
-        if check:
-            self._check(finals[base_name][0], sides[base_name][0], int(pairs.positions["END"][0]))
-        if self.metric.needs_reference:
+        self._check(finals[base_name], sides[base_name], pairs)
+        if self.metric.needs_reference and pairs.reference is None:
             pairs = pairs.with_reference(self.family.logits(finals["clean"]))
         outcome = {name: self._measure(final[None], pairs)[0] for name, final in finals.items()}
         self.clean[rows.numpy()], self.corrupted[rows.numpy()] = outcome["clean"], outcome["corrupted"]
         injector = Injector(self.replayer, records[base_name], records[source_name])
         works = [work for c, column in enumerate(self.grid.columns) for work in self._works(c, column, rows, pairs)]
         self._fill_unchanged(rows, outcome[base_name], pairs, bar)
+        chosen: dict[tuple[int, ...], Pairs] = {}
         for batch in _passes(works, self.tokens_per_pass):
             entries = [_entries(work, injector, self.family.n_layers) for work in batch]
             answers = self.replayer.replay(injector.base, [work.lane for work in batch], entries)
             for work, answer in zip(batch, answers, strict=True):
-                measured = self._measure(answer, pairs[work.lane.prompts])
+                here = tuple(work.lane.prompts.tolist())
+                if here not in chosen:
+                    chosen[here] = pairs[work.lane.prompts]
+                measured = self._measure(answer, chosen[here])
                 where = rows[work.lane.prompts.cpu()].numpy()
                 for cell, values in zip(work.cells, measured, strict=True):
                     self.raw[(*cell.index, work.column, where)] = values
                 bar.update(len(work.cells) * len(where))
 
-    def _check(self, final: Float[Tensor, "d_model"], prompt: Sequence[int], end: int) -> None:
-        """The first prompt's recorded logits against the model's own."""
-        own = self.model.run([prompt], logits=end).logits
-        assert own is not None
-        gap = float((own[0] - self.family.logits(final)).abs().max() / own.abs().max())
-        if not gap <= AGREEMENT.get(self.model.dtype, 0.1):
-            raise Disagreement(gap)
+    def _check(self, finals: Float[Tensor, "n d_model"], prompts: Sequence[Sequence[int]], pairs: Pairs) -> None:
+        """Recorded logits against the model's own, once for each length of prompt and state of the weights."""
+        weights = hash(tuple((weight.data_ptr(), _version(weight)) for weight in self.model.module.parameters()))
+        ends = pairs.positions["END"].tolist()
+        for row, prompt in enumerate(prompts):
+            known = (weights, len(prompt), ends[row])
+            if known in self.model.replay_checked:
+                continue
+            own = self.model.run([prompt], logits=ends[row]).logits
+            assert own is not None
+            again = self.family.logits(finals[row])
+            if not bool(own.isfinite().all()):
+                raise PatchingError(
+                    f"patch: {self.model.name} gives NaN or infinite logits on pair {row}; check its weights"
+                )
+            gap = float((own[0] - again).abs().max() / own.abs().max())
+            if gap > AGREEMENT.get(self.model.dtype, 0.1):
+                raise Disagreement(
+                    f"its blocks do something that the {self.family.name} adapter does not know; the relative "
+                    f"difference from the logits of a full forward pass is {gap:.1e}"
+                )
+            self.model.replay_checked.add(known)
 
     def _tokens(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         return pad(list(prompts), self.family.d_vocab, self.family.n_context)[0].to(self.model.device)
@@ -155,7 +175,7 @@ class ReplaySweep:
         """The metric of every cell; only the vocabulary entries that it looks at are computed."""
         columns = self.metric.columns(pairs)
         if columns is None:
-            some = max(1, LOGITS_AT_ONCE // (len(pairs) * self.family.d_vocab))
+            some = max(1, self.logits_at_once // (len(pairs) * self.family.d_vocab))
             found = [self.metric(one, pairs) for part in answers.split(some) for one in self.family.logits(part)]
         else:
             logits = self.family.logits_at(answers, columns.clamp(min=0).to(answers.device))
@@ -234,6 +254,11 @@ def _passes(works: Sequence[Work], most: int) -> Iterator[list[Work]]:
         batch.append(work)
     if batch:
         yield batch
+
+
+def _version(weight: Tensor) -> int:
+    """How often the tensor was changed in place; inference tensors do not count."""
+    return -1 if weight.is_inference() else weight._version
 
 
 def _grouped(keys: Sequence[tuple]) -> list[tuple[tuple, Tensor]]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .._files import replacing
 from ..errors import BrokenFileError, InputError, UnsupportedArchitectureError
 
 MODEL_TYPE = "mechkit-decoder"
@@ -55,9 +56,11 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         sizes = ("n_layers", "d_model", "n_heads", "d_vocab", "n_context")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise InputError(f"DecoderConfig.{name}: expected at least 1, got {getattr(self, name)}")
+        optional = [name for name in ("d_head", "d_mlp") if getattr(self, name) is not None]
+        for name in (*sizes, *optional):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise InputError(f"DecoderConfig.{name}: expected a whole number from 1 up, got {size!r}")
         if self.d_head is None:
             if self.d_model % self.n_heads:
                 raise InputError(
@@ -219,12 +222,9 @@ class Decoder(nn.Module):
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / "model.safetensors", folder / "config.json"
-        save_file({name: t.contiguous() for name, t in self.state_dict().items()}, weights.with_suffix(".part"))
-        config.with_suffix(".part").write_text(json.dumps({"model_type": MODEL_TYPE, **asdict(self.config)}, indent=1))
-        weights.with_suffix(".part").replace(weights)
-        config.with_suffix(".part").replace(config)
+        with replacing(folder / "model.safetensors") as weights, replacing(folder / "config.json") as config:
+            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, weights)
+            config.write_text(json.dumps({"model_type": MODEL_TYPE, **asdict(self.config)}, indent=1))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Decoder":

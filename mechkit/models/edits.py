@@ -15,12 +15,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .._files import replacing
 from ..errors import EditError, InputError
 from .sites import Site
 
@@ -54,17 +58,17 @@ class Edit:
     def __init__(
         self,
         site: str | Site,
-        value: Value,
+        value: Any,
         operation: str = "set",
         *,
-        positions: int | Sequence | Tensor | None = None,
-        heads: int | Sequence | Tensor | None = None,
-        features: int | Sequence | slice | Tensor | None = None,
-        rows: int | Sequence | Tensor | None = None,
+        positions: Any = None,
+        heads: Any = None,
+        features: Any = None,
+        rows: Any = None,
     ) -> None:
         put = object.__setattr__
         put(self, "site", Site.parse(site))
-        put(self, "value", value)
+        put(self, "value", _value(value))
         put(self, "operation", operation)
         put(self, "positions", _selection("positions", positions, nested=True))
         for name, given in (("heads", heads), ("features", features), ("rows", rows)):
@@ -80,8 +84,14 @@ class Edit:
             raise EditError(f"{place}: heads={self.heads} given, but the site {why}")
         if callable(self.value) != (self.operation == "apply"):
             raise EditError(f"{place}: a function goes with operation='apply', and only with it")
+        if not (callable(self.value) or isinstance(self.value, int | float | Tensor)):
+            raise EditError(
+                f"{place}: the value must be a number, a tensor or a function, got {type(self.value).__name__}"
+            )
         if not callable(self.value) and not torch.isfinite(torch.as_tensor(self.value)).all():
             raise EditError(f"{place}: the value holds NaN or infinity; edits must be finite")
+        if self.site.name in ("attn_scores", "pattern") and min(_listed(self.features), default=0) < 0:
+            raise EditError(f"{place}: key positions count from 0, got features={self.features}")
         if self.operation == "project_out" and not (isinstance(self.value, Tensor) and self.value.dim() in (1, 2)):
             raise EditError(f"{place}: project_out needs a direction [features] or a basis [k, features]")
 
@@ -103,7 +113,7 @@ class Edit:
     def _changed(self, selected: Tensor) -> Tensor:
         value = self.value
         if callable(value):
-            changed = value(selected)
+            changed = value(selected.clone())  # it may work in place
             if not isinstance(changed, Tensor) or changed.shape != selected.shape:
                 got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
                 raise EditError(f"{self}: the function must return shape {tuple(selected.shape)}, got {got}")
@@ -204,6 +214,13 @@ class Edit:
         return cls(site, number, operation, **selections)
 
 
+def _value(given: object) -> object:
+    """Arrays as tensors and numpy's numbers as Python's; everything else as it is."""
+    if isinstance(given, np.ndarray):
+        return torch.from_numpy(given)
+    return given.item() if isinstance(given, np.generic) else given
+
+
 def describe_value(value: Value | None) -> str:
     """A number as it is; a tensor by dtype, shape and fingerprint; a function by name."""
     if isinstance(value, Tensor):
@@ -217,7 +234,7 @@ def describe_value(value: Value | None) -> str:
 
 
 def resolve_positions(
-    positions: int | Sequence | Tensor | None, lengths: Int[Tensor, "batch"], size: int, place: str = "positions"
+    positions: object, lengths: Int[Tensor, "batch"], size: int, place: str = "positions"
 ) -> Int[Tensor, "batch n"]:
     """Positions as a table, one row per prompt, negative ones counted from the prompt's own end.
 
@@ -226,7 +243,13 @@ def resolve_positions(
     lengths = lengths.cpu()
     if positions is None:
         return torch.arange(size).expand(len(lengths), size)
-    table = torch.as_tensor(positions, dtype=torch.long).cpu()
+    try:
+        table = torch.as_tensor(positions).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{place}: expected token positions, got {positions!r}") from error
+    if table.dtype == torch.bool or table.is_floating_point() or table.is_complex() or not table.numel():
+        raise InputError(f"{place}: expected token positions as whole numbers, got {positions!r}")
+    table = table.long()
     if table.dim() < 2:
         table = table.reshape(1, -1).expand(len(lengths), -1)
     if len(table) != len(lengths):
@@ -249,10 +272,10 @@ def save_edits(path: str | Path, edits: Iterable[Edit]) -> None:
     functions = [str(edit) for edit in edits if callable(edit.value)]
     if functions:
         raise EditError(f"{path}: functions cannot be saved as data: {', '.join(functions)}")
-    tensors = {str(i): edit.value.contiguous() for i, edit in enumerate(edits) if isinstance(edit.value, Tensor)}
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"edits": json.dumps([str(edit) for edit in edits])})
-    part.replace(path)
+    values = {str(i): edit.value for i, edit in enumerate(edits) if isinstance(edit.value, Tensor)}
+    tensors = {name: value.detach().clone().contiguous() for name, value in values.items()}  # none may share memory
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"edits": json.dumps([str(edit) for edit in edits])})
 
 
 def load_edits(path: str | Path) -> list[Edit]:
@@ -268,21 +291,32 @@ def load_edits(path: str | Path) -> list[Edit]:
     return [Edit.parse(text, values.get(str(i))) for i, text in enumerate(texts)]
 
 
-def _selection(name: str, given: int | Sequence | slice | Tensor | None, nested: bool = False) -> Selection:
-    if given is None or (isinstance(given, int) and not isinstance(given, bool)):
-        return given
+def _selection(name: str, given: object, nested: bool = False) -> Selection:
+    """A number, or a tuple of numbers (or of such tuples); masks become the numbers where they are True."""
+    if given is None or (isinstance(given, Integral) and not isinstance(given, bool)):
+        return None if given is None else int(given)
     if isinstance(given, slice):
-        if given.stop is None or (given.start is None and given.stop < 0):
-            raise EditError(f"{name}={given}: give the slice's end")
-        return tuple(range(given.start or 0, given.stop, given.step or 1))
-    listed = given.tolist() if isinstance(given, Tensor) else list(given) if isinstance(given, Sequence) else given
-    if isinstance(listed, int):
-        return listed
-    if isinstance(listed, list) and nested and listed and all(isinstance(row, list | tuple) for row in listed):
+        if given.stop is None or min(given.start or 0, given.stop) < 0:
+            raise EditError(f"{name}={given}: give the slice's ends as numbers from 0 up")
+        given = range(given.start or 0, given.stop, given.step or 1)
+    listed = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    if isinstance(listed, Integral) and not isinstance(listed, bool):
+        return int(listed)
+    if not isinstance(listed, Sequence) or isinstance(listed, str) or not len(listed):
+        raise EditError(f"{name}: expected a number, numbers, a mask or None, got {given!r}")
+    if all(isinstance(i, bool) for i in listed):
+        listed = [i for i, chosen in enumerate(listed) if chosen]
+        if not listed:
+            raise EditError(f"{name}: the mask selects nothing")
+    if nested and all(isinstance(row, Sequence) and not isinstance(row, str) for row in listed):
         return tuple(tuple(int(i) for i in row) for row in listed)
-    if not isinstance(listed, list) or not all(isinstance(i, int) for i in listed):
-        raise EditError(f"{name}: expected a number, a list of numbers or None, got {given!r}")
-    return tuple(listed)
+    if not all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed):
+        raise EditError(f"{name}: expected a number, numbers, a mask or None, got {given!r}")
+    return tuple(int(i) for i in listed)
+
+
+def _listed(selection: Selection) -> tuple:
+    return selection if isinstance(selection, tuple) else () if selection is None else (selection,)
 
 
 def _indices(name: str, chosen: Selection, size: int, edit: Edit) -> Tensor:

@@ -7,6 +7,7 @@ model.run(tokens, edits=[Edit("z.8.3", 0.0)]).logits
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import InputError, MissingTokenizerError
 from .edits import Edit, resolve_positions
 from .families import Family, family_of
-from .inputs import Tokens, batches_by_length, pad
+from .inputs import batches_by_length, pad
 from .runs import Run
 from .sites import Site
 from .taps import Stop, Taps, never_fired, pick_reads, select_logits
@@ -40,6 +41,8 @@ class HookedModel:
         self.family: Family = family_of(module)
         self.module = module
         self._tokenizer = tokenizer
+        self.replay_checked: set[tuple[int, int, int]] = set()
+        """(Weights, prompt length, answer position) for which replay has been checked against the model itself."""
         self.name = name or type(module).__name__
         self.provenance: dict[str, str] = {"model": self.name} | dict(provenance or {})
 
@@ -142,12 +145,12 @@ class HookedModel:
 
     def run(
         self,
-        tokens: Tokens,
+        tokens: Any,
         *,
-        read: Sequence[str | Site] = (),
-        edits: Sequence[Edit] = (),
-        positions: int | Sequence | Tensor | None = None,
-        logits: str | int | Sequence | Tensor | None = "all",
+        read: str | Site | Sequence[str | Site] = (),
+        edits: Edit | Sequence[Edit] = (),
+        positions: Any = None,
+        logits: Any = "all",
         gradients: bool = False,
     ) -> Run:
         """One forward pass.
@@ -164,10 +167,13 @@ class HookedModel:
         block, lengths = pad(tokens, self.d_vocab, self.n_context)
         block, lengths = block.to(self.device), lengths.to(self.device)
         reads = [Site.parse(site) for site in ([read] if isinstance(read, str | Site) else read)]
+        if isinstance(logits, bool):
+            raise InputError(f"run(logits={logits}): expected 'all', 'last', positions or None")
         want_logits = logits is not None or any(site.name == "logits" for site in reads)
         if gradients and not reads:
             raise InputError("run(gradients=True): name the sites to differentiate by in read=[…]")
-        taps = Taps(self.family, reads, list(edits), lengths, gradients=gradients, stop_early=not want_logits)
+        edits = [edits] if isinstance(edits, Edit) else list(edits)
+        taps = Taps(self.family, reads, edits, lengths, gradients=gradients, stop_early=not want_logits)
         if not want_logits and not taps.reads:
             raise InputError("run: neither logits nor any site was asked for")
         if not want_logits and Site("logits") in taps.edits:
@@ -205,7 +211,7 @@ class HookedModel:
         if _concerns_logits(taps):  # the edits had to see every position
             rows = torch.arange(len(out), device=out.device)[:, None]
             out = out[rows, self._logit_positions(lengths, logits, out.shape[1]).to(out.device)]
-        return out.squeeze(1) if isinstance(logits, str | int) else out
+        return out.squeeze(1) if isinstance(logits, str | Integral) else out
 
     def last_logits(
         self,

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import SiteError
+from .families import is_plain
 from .replay import Lane, Record, Replayer, masked_softmax
 
 NEEDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -115,7 +116,13 @@ class Injector:
         if heads is None:
             return (self.base.residual[layer][rows, at] + family.attention_output(layer, new))[None]
         which = torch.tensor(heads, device=new.device)[:, None] * group + torch.arange(group, device=new.device)
-        change = (new - self.base.kept["z", layer][rows, at])[:, :, which]
+        old = self.base.kept["z", layer][rows, at]
+        if not is_plain(family.output_projection(layer)):
+            cells = old[None].repeat(len(heads), 1, 1, 1, 1)
+            for cell, members in enumerate(which):
+                cells[cell, :, :, members] = new[:, :, members]
+            return self.base.residual[layer][rows, at] + family.attention_output(layer, cells)
+        change = (new - old)[:, :, which]
         written = torch.einsum("nkcgd,cgdm->cnkm", change, family.result_weight(layer)[which])
         return self.base.middle[layer][rows, at] + written
 

@@ -90,6 +90,8 @@ def _wrap(module: nn.Module, tokenizer: Any, unused: list[str]) -> HookedModel:
 def _find(source: str | Path, revision: str | None, file: str | None) -> tuple[str, Found]:
     """The model's name, and the folder on this disk that holds it."""
     text = str(source)
+    if not text.strip():
+        raise UnknownModelError("the source is empty; give a zoo name (known_models()), a folder, a file or a hub id")
     if isinstance(source, str) and source in ZOO and file is None:
         return source, zoo_folder(source, revision)
     path = Path(source).expanduser()

@@ -8,15 +8,16 @@ pattern live inside the attention function.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..errors import EditError
+from ..errors import EditError, SiteError
 from .edits import Edit, resolve_positions
-from .families import Family, Place
+from .families import Family, Place, is_plain
 from .sites import Site
 
 # The order of computation: hooks on one submodule run in the order in which they were registered.
@@ -46,6 +47,12 @@ class Taps:
         stop_early: bool,
     ):
         self.family = family
+        for site in (*reads, *(edit.site for edit in edits)):
+            if site.name == "result" and not is_plain(family.output_projection(family.check(site).depth)):
+                raise SiteError(
+                    f"site {site}: the output projection is wrapped (an adapter, a hook of yours), so that what one "
+                    "head writes is not its part of a weight; read or edit z instead"
+                )
         self.reads = {family.check(site).whole for site in reads}
         self.edits: dict[Site, list[Edit]] = {}
         for edit in edits:
@@ -204,9 +211,7 @@ def never_fired(sites: Sequence[Site], stopped: bool) -> EditError:
     return EditError(f"no activation ever passed {', '.join(map(str, sites))}: {why}")
 
 
-def pick_reads(
-    caught: Mapping[Site, Tensor], positions: int | Sequence | Tensor | None, lengths: Int[Tensor, "batch"]
-) -> dict[Site, Tensor]:
+def pick_reads(caught: Mapping[Site, Tensor], positions: object, lengths: Int[Tensor, "batch"]) -> dict[Site, Tensor]:
     """Keep the chosen positions of each activation; a single position drops the axis."""
     if positions is None:
         return dict(caught)
@@ -217,5 +222,5 @@ def pick_reads(
         moved = activation.movedim(axis, 1)
         rows = torch.arange(len(moved), device=moved.device)[:, None]
         chosen = moved[rows, table].movedim(1, axis)
-        picked[site] = chosen.squeeze(axis) if isinstance(positions, int) else chosen
+        picked[site] = chosen.squeeze(axis) if isinstance(positions, Integral) else chosen
     return picked

@@ -4,7 +4,7 @@ from torch import nn
 
 from ...errors import UnsupportedArchitectureError
 from ..decoder import Decoder
-from .base import Family, Place
+from .base import Family, Place, is_plain
 from .decoder import DecoderFamily
 from .gpt2 import GPT2Family
 from .llama import LlamaFamily
@@ -17,7 +17,7 @@ HUGGING_FACE_FAMILIES: dict[str, type[GPT2Family] | type[LlamaFamily]] = {
 }
 """Hugging Face `model_type` -> family."""
 
-__all__ = ["HUGGING_FACE_FAMILIES", "Family", "Place", "family_of"]
+__all__ = ["HUGGING_FACE_FAMILIES", "Family", "Place", "family_of", "is_plain"]
 
 
 def family_of(module: nn.Module) -> Family:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,12 @@ class Place:
             return part
         start, stop, _ = self.columns.indices(tensor.shape[-1])
         return torch.cat((tensor[..., :start], part, tensor[..., stop:]), dim=-1)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a projection is its weight and bias and nothing else: no adapter around it, no hook on it."""
+    bare = type(module).__name__ in ("Linear", "Conv1D") and not hasattr(module, "parametrizations")
+    return bare and not (module._forward_hooks or module._forward_pre_hooks)
 
 
 class Family(ABC):
@@ -91,7 +97,7 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def unembedding(self) -> nn.Linear:
+    def unembedding(self) -> Any:
         """Residual stream to logits."""
 
     @abstractmethod
@@ -246,6 +252,9 @@ class Family(ABC):
         self, residual: Float[Tensor, "*cells n d_model"], columns: Int[Tensor, "n k"]
     ) -> Float[Tensor, "*cells n k"]:
         """Logits of a few vocabulary entries only; each prompt has its own."""
+        if not is_plain(self.unembedding):
+            chosen_by = columns.expand(*residual.shape[:-1], -1)
+            return self.logits(residual).gather(-1, chosen_by)
         normed = self.final_norm(residual)
         chosen = torch.einsum("...nd,nkd->...nk", normed, self.unembedding.weight[columns])
         return chosen if self.unembedding.bias is None else chosen + self.unembedding.bias[columns]

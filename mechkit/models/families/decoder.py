@@ -42,7 +42,7 @@ class DecoderFamily(Family):
         return self.module.final_norm
 
     @property
-    def unembedding(self) -> nn.Linear:
+    def unembedding(self) -> Any:
         """Residual stream to logits."""
         return self.module.unembed
 

@@ -63,7 +63,7 @@ class HuggingFaceFamily(Family):
         return self.module.get_submodule(self.FINAL_NORM)
 
     @property
-    def unembedding(self) -> nn.Linear:
+    def unembedding(self) -> Any:
         """Residual stream to logits."""
         return self.module.get_submodule(self.UNEMBEDDING)
 
