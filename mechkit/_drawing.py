@@ -114,8 +114,8 @@ def cell_trace(values: Float[np.ndarray, "rows columns"], hover: Sequence[Sequen
     return go.Heatmap(z=values, coloraxis="coloraxis", hovertext=texts, hoverinfo="text")
 
 
-def colours(values: np.ndarray, colour_title: str, sequential: bool, pixels: float) -> dict[str, Any]:
-    """The colour axis: symmetric about zero, or from the smallest value to the largest when `sequential`.
+def colours(values: np.ndarray, colour_title: str, centre: float | int | None, pixels: float) -> dict[str, Any]:
+    """The colour axis: symmetric about the centre, or from the smallest value to the largest where there is none.
 
     `pixels` is the height of the colour bar; on a short one the title breaks before its bracket.
     """
@@ -123,12 +123,12 @@ def colours(values: np.ndarray, colour_title: str, sequential: bool, pixels: flo
         colour_title = colour_title.replace(" (", "\n(")
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if not sequential:
-        high = max(abs(low), abs(high))
-        low = -high
-    if low == high:
-        low, high = (low, low + 1) if sequential else (-1.0, 1.0)
-    scale = SEQUENTIAL if sequential else DIVERGING
+    if centre is not None:
+        reach = max(abs(low - centre), abs(high - centre)) if finite.size else 0.0
+        low, high = centre - (reach or 1.0), centre + (reach or 1.0)
+    elif low == high:
+        high = low + 1
+    scale = SEQUENTIAL if centre is None else DIVERGING
     # the empty first line keeps the title clear of the numbers
     title = {"text": "\u00a0<br>" + plain(colour_title), "side": "right", "font": {"size": 12}}
     bar = {

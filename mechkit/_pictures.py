@@ -43,7 +43,7 @@ def draw(
     *,
     title: str,
     unit: str,
-    sequential: bool = False,
+    centre: float | None = 0.0,
 ) -> go.Figure:
     """Bars with intervals for one dimension, a heatmap for two, small multiples for three; length-one dims fold away.
 
@@ -74,8 +74,8 @@ def draw(
     shape = {"title": title, "row_title": dims[-2], "column_title": dims[-1], "colour_title": unit}
     texts = np.array(hover, dtype=object).reshape(values.shape)
     if facet is not None:
-        return figures.heatmaps(values, *ticks, **shape, hover=texts, sequential=sequential)
-    return figures.heatmap(values, *ticks, **shape, hover=texts, sequential=sequential)
+        return figures.heatmaps(values, *ticks, **shape, hover=texts, centre=centre)
+    return figures.heatmap(values, *ticks, **shape, hover=texts, centre=centre)
 
 
 def _hover(

@@ -139,6 +139,7 @@ def _ending(*suffixes: str) -> Callable[[str], Path]:
 def _patch(given: argparse.Namespace) -> None:
     from . import figures, load, pages, patch
 
+    _check_names(given)
     model = load(given.model)
     task = _task(given, model)
     over = ("layer", "position") if given.over is None else tuple(given.over)
@@ -164,6 +165,22 @@ def _patch(given: argparse.Namespace) -> None:
         print(f"wrote {given.save}")
     if given.png:
         print(f"wrote {figures.write_image(figure, given.png)}")
+
+
+def _check_names(given: argparse.Namespace) -> None:
+    """What can be said to be wrong before a model is loaded, or even fetched."""
+    from . import tasks
+    from .errors import TaskError
+    from .models.sites import GLOBAL_SITES, Site
+
+    if given.pairs and not given.pairs.is_file():
+        raise TaskError(f"--pairs {given.pairs}: no such file; give the path of an existing UTF-8 file, .jsonl or .csv")
+    if not given.pairs:
+        tasks.get(given.task)
+    if given.metric:
+        tasks.metrics.get(given.metric)
+    for site in given.sites:
+        Site.parse(site if "." in site or site in GLOBAL_SITES else f"{site}.0")
 
 
 def _task(given: argparse.Namespace, model: Any) -> Any:
@@ -199,7 +216,10 @@ def _models(given: argparse.Namespace) -> None:
 
 def _tasks(given: argparse.Namespace) -> None:
     from . import load, tasks
+    from .errors import TaskError
 
+    if given.task is None and given.model is not None:
+        raise TaskError(f"tasks --model {given.model}: name the task as well; there are {', '.join(tasks.TASKS)}")
     if given.task is None:
         for name in tasks.TASKS:
             print(f"{name:14} {tasks.describe(name)}")

@@ -50,12 +50,12 @@ def heatmap(
     column_title: str = "",
     colour_title: str = "",
     hover: Sequence[Sequence[str]] | np.ndarray | None = None,
-    sequential: bool = False,
+    centre: float | int | None = 0.0,
 ) -> go.Figure:
     """One heatmap, row 0 at the bottom.
 
-    `colour_title` is the unit of the colour bar; `hover` replaces the text of every cell. `sequential` colours from the
-    smallest value (white) to the largest (blue), for values that have no meaningful zero in the middle.
+    `colour_title` is the unit of the colour bar; `hover` replaces the text of every cell. Colours diverge from
+    `centre`, blue above it and red below; None colours from the smallest value (white) to the largest (blue).
     Raises `ResultError` when labels or hover texts do not line up with `values`.
     """
     values = _checked("heatmap", values, 2, (("rows", rows), ("columns", columns)))
@@ -69,7 +69,7 @@ def heatmap(
     figure.update_xaxes(horizontal.axis, title_text=plain(column_title))
     figure.update_yaxes(vertical.axis, title_text=plain(row_title))
     size, room = (horizontal.pixels, vertical.pixels), (vertical.room, horizontal.room)
-    figure.update_layout(coloraxis=colours(values, colour_title, sequential, size[1]))
+    figure.update_layout(coloraxis=colours(values, colour_title, centre, size[1]))
     return finish(figure, size, title, room, missing=bool(np.isnan(values).any()))
 
 
@@ -84,7 +84,7 @@ def heatmaps(
     column_title: str = "",
     colour_title: str = "",
     hover: Sequence[Sequence[Sequence[str]]] | np.ndarray | None = None,
-    sequential: bool = False,
+    centre: float | int | None = 0.0,
 ) -> go.Figure:
     """Small multiples: one heatmap for each of `panels`, all on one colour range, rows and columns shared.
 
@@ -101,7 +101,7 @@ def heatmaps(
     for index, panel in enumerate(values):
         texts = hover_texts(panel, rows, columns, names, str(panels[index])) if hover is None else hover[index]
         figure.add_trace(cell_trace(panel, texts), row=index // across + 1, col=index % across + 1)
-    figure.update_layout(coloraxis=colours(values, colour_title, sequential, size[1]))
+    figure.update_layout(coloraxis=colours(values, colour_title, centre, size[1]))
     return finish(figure, size, title, (vertical.room, horizontal.room), missing=bool(np.isnan(values).any()))
 
 
@@ -141,7 +141,7 @@ def attention(
         figure.add_trace(cell_trace(shown, hover), **place)
     figure.update_xaxes(showline=True, linecolor=RULE, mirror=True)
     figure.update_yaxes(showline=True, linecolor=RULE, mirror=True)
-    figure.update_layout(coloraxis=colours(np.array([[0.0, 1.0]]), "attention probability", True, size[1]))
+    figure.update_layout(coloraxis=colours(np.array([[0.0, 1.0]]), "attention probability", None, size[1]))
     missing = bool(np.isnan(stacked[:, ~blank]).any())
     return finish(figure, size, title, (vertical.room, horizontal.room), missing=missing, background="white")
 

@@ -267,11 +267,17 @@ class EffectResult(Result):
             ends["high"],
             title="\n".join(lines),
             unit=units[value],
-            sequential=value == "raw" and bool((self.raw.fillna(0) >= 0).all()),
+            centre=self._centre(value),
         )
 
     def _repr_html_(self) -> str:
         return summary_html(self.title, self.data, self.baseline.lines(), self.top(5))
+
+    def _centre(self, value: str) -> float | None:
+        """Where colours turn: at what an untouched cell reads; raw values of one sign have no such place."""
+        if value == "raw":
+            return None if bool((self.raw.fillna(0) >= 0).all()) else 0.0
+        return 1.0 if value == "effect" and self._noising else 0.0
 
     @property
     def _noising(self) -> bool:

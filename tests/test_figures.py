@@ -34,8 +34,13 @@ def test_heatmap_colours_are_symmetric_and_blue_is_positive() -> None:
     assert middle == "#f7f7f7" and axis.colorscale[5][0] == 0.5
 
 
+def test_colours_turn_at_the_centre() -> None:
+    axis = figures.heatmap(np.array([[0.2, 1.0, 1.1]]), ["r"], list("abc"), centre=1.0).layout.coloraxis
+    assert np.allclose((axis.cmin, axis.cmax), (0.2, 1.8))
+
+
 def test_sequential_runs_from_smallest_to_largest() -> None:
-    axis = figures.heatmap(np.array([[2.0, 3.0, 7.0]]), ["r"], list("abc"), sequential=True).layout.coloraxis
+    axis = figures.heatmap(np.array([[2.0, 3.0, 7.0]]), ["r"], list("abc"), centre=None).layout.coloraxis
     assert (axis.cmin, axis.cmax) == (2.0, 7.0)
 
 
