@@ -261,6 +261,16 @@ def test_replay_is_checked_for_every_length(tiny_gpt2):
     assert result.attrs["method"] == "full forwards"
 
 
+def test_a_forward_exchanged_since_the_last_check_is_noticed(tiny_gpt2):
+    model = HookedModel(copy.deepcopy(tiny_gpt2))
+    assert patch(model, ragged_task(), "z", ("layer",), progress=False).attrs["method"] == "replay"
+    block = model.family.layers[1]
+    plain = block.forward
+    block.forward = lambda *args, **kwargs: plain(*args, **kwargs) * 1.5
+    with pytest.warns(FallbackWarning):
+        patch(model, ragged_task(), "z", ("layer",), progress=False)
+
+
 def test_weights_changed_since_the_last_check_are_checked_again(tiny_gpt2):
     model = HookedModel(copy.deepcopy(tiny_gpt2))
     before = patch(model, ragged_task(), "z", ("layer",), progress=False)

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..errors import PatchingError
@@ -143,11 +143,11 @@ class ReplaySweep:
                 bar.update(len(work.cells) * len(where))
 
     def _check(self, finals: Float[Tensor, "n d_model"], prompts: Sequence[Sequence[int]], pairs: Pairs) -> None:
-        """Recorded logits against the model's own, once for each length of prompt and state of the weights."""
-        weights = hash(tuple((weight.data_ptr(), _version(weight)) for weight in self.model.module.parameters()))
+        """Recorded logits against the model's own, once for each length of prompt and state of the module."""
+        state = _state_of(self.model.module)
         ends = pairs.positions["END"].tolist()
         for row, prompt in enumerate(prompts):
-            known = (weights, len(prompt), ends[row])
+            known = (state, len(prompt), ends[row])
             if known in self.model.replay_checked:
                 continue
             own = self.model.run([prompt], logits=ends[row]).logits
@@ -256,9 +256,11 @@ def _passes(works: Sequence[Work], most: int) -> Iterator[list[Work]]:
         yield batch
 
 
-def _version(weight: Tensor) -> int:
-    """How often the tensor was changed in place; inference tensors do not count."""
-    return -1 if weight.is_inference() else weight._version
+def _state_of(module: nn.Module) -> int:
+    """Changes whenever a weight, a submodule or a submodule's forward is exchanged, or a weight is changed in place."""
+    parts = [(id(part), id(vars(part).get("forward"))) for part in module.modules()]
+    weights = [(weight.data_ptr(), -1 if weight.is_inference() else weight._version) for weight in module.parameters()]
+    return hash((*parts, *weights))
 
 
 def _grouped(keys: Sequence[tuple]) -> list[tuple[tuple, Tensor]]:

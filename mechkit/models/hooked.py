@@ -42,7 +42,7 @@ class HookedModel:
         self.module = module
         self._tokenizer = tokenizer
         self.replay_checked: set[tuple[int, int, int]] = set()
-        """(Weights, prompt length, answer position) for which replay has been checked against the model itself."""
+        """For which (state of the module, prompt length, answer position) replay was found to equal the model."""
         self.name = name or type(module).__name__
         self.provenance: dict[str, str] = {"model": self.name} | dict(provenance or {})
 
