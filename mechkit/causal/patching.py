@@ -48,30 +48,15 @@ def patch(
       "position" and prompts differ in length, since a number then stands for something else in every prompt.
     - max_memory: bytes; a quarter of what is free by default.
 
-    Method "auto" replays only what each patch can change, after checking replay against the model's own logits on
-    one prompt; where they disagree it falls back to full forward passes, with a FallbackWarning. "replay" and
-    "forward" insist.
+    Method "auto" replays only what each patch can change, after checking replay against the model's own logits on one
+    prompt of each length; where they disagree, or the module carries hooks of yours, it falls back to full forward
+    passes, with a FallbackWarning. "replay" and "forward" insist.
 
     Returns an EffectResult with dims among (site, layer, head, position) and example. Cells that a patch cannot
     reach (before the prompts differ, after the answer) hold the unpatched value; positions that a prompt does not
     have are NaN. Errors: PatchingError, SiteError, MetricError.
     """
-    if not isinstance(model, HookedModel) or not isinstance(task, Task):
-        got = f"{type(model).__name__} and {type(task).__name__}"
-        raise PatchingError(f"patch: expected a HookedModel (mk.load) and a Task (mk.tasks), got {got}")
-    for name, value, known in (
-        ("direction", direction, ("denoising", "noising")),
-        ("method", method, ("auto", "replay", "forward")),
-    ):
-        if value not in known:
-            raise PatchingError(f"patch({name}={value!r}): expected one of {', '.join(known)}")
-    if max_memory is not None and not (isinstance(max_memory, int | float) and max_memory >= 1):
-        raise PatchingError(f"patch(max_memory={max_memory!r}): expected a number of bytes")
-    highest = max(int(task.pairs.answers.max()), int(task.pairs.foils.max()) if task.pairs.foils.numel() else 0)
-    if highest >= model.d_vocab:
-        raise PatchingError(
-            f"patch: answer or foil {highest} is outside the vocabulary of {model.d_vocab} of {model.name}"
-        )
+    _check_arguments(model, task, direction, method, max_memory)
     grid = plan(model.family, task.pairs, sites, over, positions)
     denoising = direction == "denoising"
     swept, used = None, "replay"
@@ -86,6 +71,26 @@ def patch(
         swept, used = sweep_by_forward(model, task.pairs, task.metric, grid, denoising, progress), "full forwards"
     _check_changed(swept, task.pairs, grid, denoising)
     return _result(swept, grid, model, task, {"direction": direction, "method": used})
+
+
+def _check_arguments(model: object, task: object, direction: str, method: str, max_memory: object) -> None:
+    if not isinstance(model, HookedModel) or not isinstance(task, Task):
+        got = f"{type(model).__name__} and {type(task).__name__}"
+        raise PatchingError(f"patch: expected a HookedModel (mk.load) and a Task (mk.tasks), got {got}")
+    for name, value, known in (
+        ("direction", direction, ("denoising", "noising")),
+        ("method", method, ("auto", "replay", "forward")),
+    ):
+        if value not in known:
+            raise PatchingError(f"patch({name}={value!r}): expected one of {', '.join(known)}")
+    if max_memory is not None and not (isinstance(max_memory, int | float) and max_memory >= 1):
+        raise PatchingError(f"patch(max_memory={max_memory!r}): expected a number of bytes")
+    highest = max(int(task.pairs.answers.max()), int(task.pairs.foils.max()) if task.pairs.foils.numel() else 0)
+    if highest >= model.d_vocab:
+        raise PatchingError(
+            f"patch: answer or foil {highest} is outside the vocabulary of {model.d_vocab} of {model.name}; was the task "
+            "made with another tokenizer?"
+        )
 
 
 def _refuse_hooks(model: HookedModel) -> None:
