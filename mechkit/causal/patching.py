@@ -88,8 +88,8 @@ def _check_arguments(model: object, task: object, direction: str, method: str, m
     highest = max(int(task.pairs.answers.max()), int(task.pairs.foils.max()) if task.pairs.foils.numel() else 0)
     if highest >= model.d_vocab:
         raise PatchingError(
-            f"patch: answer or foil {highest} is outside the vocabulary of {model.d_vocab} of {model.name}; was the task "
-            "made with another tokenizer?"
+            f"patch: answer or foil {highest} is outside the vocabulary of {model.d_vocab} of {model.name}; was the "
+            "task made with another tokenizer?"
         )
 
 
