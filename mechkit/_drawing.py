@@ -234,6 +234,7 @@ def finish(
         smaller = "<br>".join(map(plain, small))
         text += f"<br><span style='font-size:12px;color:{MUTED}'>{smaller}</span>"
     top = 20 + 21 * len(lines) + 17 * len(small) + (26 if panelled else 0) + (12 if missing else 0)
+    top += 9 * max(0, len(lines) + len(small) - 2)  # plotly sets a title of many lines lower
     bottom = room[1] + 40
     if missing:
         note = {"text": "grey: not measured", "showarrow": False, "font": {"size": 11, "color": MUTED}}

@@ -13,9 +13,8 @@ shape and a fingerprint, and is handed to `parse` again.
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .._files import replacing
-from ..errors import EditError, InputError
+from ..errors import EditError
+from .selections import Selection, listed, parse_selection, resolve_indices, resolve_positions, selection_text
 from .sites import Site
 
 OPERATIONS = ("set", "add", "scale", "project_out", "apply")
-Selection = int | tuple[int, ...] | tuple[tuple[int, ...], ...] | None
 Value = int | float | Tensor | Callable[[Tensor], Tensor]
 
 SELECTIONS = ("positions", "heads", "features", "rows")
@@ -70,9 +69,9 @@ class Edit:
         put(self, "site", Site.parse(site))
         put(self, "value", _value(value))
         put(self, "operation", operation)
-        put(self, "positions", _selection("positions", positions, nested=True))
+        put(self, "positions", parse_selection("positions", positions, nested=True))
         for name, given in (("heads", heads), ("features", features), ("rows", rows)):
-            put(self, name, _selection(name, given))
+            put(self, name, parse_selection(name, given))
         self._check()
 
     def _check(self) -> None:
@@ -90,7 +89,7 @@ class Edit:
             )
         if not callable(self.value) and not torch.isfinite(torch.as_tensor(self.value)).all():
             raise EditError(f"{place}: the value holds NaN or infinity; edits must be finite")
-        if self.site.name in ("attn_scores", "pattern") and min(_listed(self.features), default=0) < 0:
+        if self.site.name in ("attn_scores", "pattern") and min(listed(self.features), default=0) < 0:
             raise EditError(f"{place}: key positions count from 0, got features={self.features}")
         if self.operation == "project_out" and not (isinstance(self.value, Tensor) and self.value.dim() in (1, 2)):
             raise EditError(f"{place}: project_out needs a direction [features] or a basis [k, features]")
@@ -152,11 +151,11 @@ class Edit:
         if all(chosen[axis] is None for axis in axes):
             return None
         sizes = dict(zip(axes, activation.shape, strict=True))
-        rows = _indices("rows", chosen["batch"], sizes["batch"], self)
+        rows = resolve_indices("rows", chosen["batch"], sizes["batch"], self)
         indices = {"batch": rows}
         for axis in axes[1:]:
             if axis != "position":
-                indices[axis] = _indices(axis, chosen[axis], sizes[axis], self)
+                indices[axis] = resolve_indices(axis, chosen[axis], sizes[axis], self)
         indices["position"] = resolve_positions(chosen["position"], lengths[rows], sizes["position"], str(self))
         kept = [axis for axis in axes if not isinstance(chosen[axis], int)]
         grid = {}
@@ -180,7 +179,9 @@ class Edit:
 
     def __str__(self) -> str:
         parts = [str(self.site), describe_value(self.value)]
-        parts += [f"{name}={_text(getattr(self, name))}" for name in SELECTIONS if getattr(self, name) is not None]
+        parts += [
+            f"{name}={selection_text(getattr(self, name))}" for name in SELECTIONS if getattr(self, name) is not None
+        ]
         return f"{self.operation}({', '.join(parts)})"
 
     __repr__ = __str__
@@ -233,37 +234,6 @@ def describe_value(value: Value | None) -> str:
     return repr(value)
 
 
-def resolve_positions(
-    positions: object, lengths: Int[Tensor, "batch"], size: int, place: str = "positions"
-) -> Int[Tensor, "batch n"]:
-    """Positions as a table, one row per prompt, negative ones counted from the prompt's own end.
-
-    Errors: InputError where a position lies outside its prompt, or the table has another number of rows.
-    """
-    lengths = lengths.cpu()
-    if positions is None:
-        return torch.arange(size).expand(len(lengths), size)
-    try:
-        table = torch.as_tensor(positions).cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{place}: expected token positions, got {positions!r}") from error
-    if table.dtype == torch.bool or table.is_floating_point() or table.is_complex() or not table.numel():
-        raise InputError(f"{place}: expected token positions as whole numbers, got {positions!r}")
-    table = table.long()
-    if table.dim() < 2:
-        table = table.reshape(1, -1).expand(len(lengths), -1)
-    if len(table) != len(lengths):
-        raise InputError(f"{place}: positions for {len(table)} prompts, but there are {len(lengths)}")
-    resolved = torch.where(table < 0, table + lengths[:, None], table)
-    outside = (resolved < 0) | (resolved >= lengths[:, None])
-    if outside.any():
-        row, column = outside.nonzero()[0].tolist()
-        raise InputError(
-            f"{place}: position {table[row, column].item()} is outside prompt {row}, which has {lengths[row]} tokens"
-        )
-    return resolved
-
-
 def save_edits(path: str | Path, edits: Iterable[Edit]) -> None:
     """Write edits to one safetensors file, whole or not at all. Errors: EditError where one holds a function."""
     from safetensors.torch import save_file
@@ -289,50 +259,6 @@ def load_edits(path: str | Path) -> list[Edit]:
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise EditError(f"{path}: not a file of edits ({error}); write one with save_edits") from error
     return [Edit.parse(text, values.get(str(i))) for i, text in enumerate(texts)]
-
-
-def _selection(name: str, given: object, nested: bool = False) -> Selection:
-    """A number, or a tuple of numbers (or of such tuples); masks become the numbers where they are True."""
-    if given is None or (isinstance(given, Integral) and not isinstance(given, bool)):
-        return None if given is None else int(given)
-    if isinstance(given, slice):
-        if given.stop is None or min(given.start or 0, given.stop) < 0:
-            raise EditError(f"{name}={given}: give the slice's ends as numbers from 0 up")
-        given = range(given.start or 0, given.stop, given.step or 1)
-    listed = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
-    if isinstance(listed, Integral) and not isinstance(listed, bool):
-        return int(listed)
-    if not isinstance(listed, Sequence) or isinstance(listed, str) or not len(listed):
-        raise EditError(f"{name}: expected a number, numbers, a mask or None, got {given!r}")
-    if all(isinstance(i, bool) for i in listed):
-        listed = [i for i, chosen in enumerate(listed) if chosen]
-        if not listed:
-            raise EditError(f"{name}: the mask selects nothing")
-    if nested and all(isinstance(row, Sequence) and not isinstance(row, str) for row in listed):
-        return tuple(tuple(int(i) for i in row) for row in listed)
-    if not all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed):
-        raise EditError(f"{name}: expected a number, numbers, a mask or None, got {given!r}")
-    return tuple(int(i) for i in listed)
-
-
-def _listed(selection: Selection) -> tuple:
-    return selection if isinstance(selection, tuple) else () if selection is None else (selection,)
-
-
-def _indices(name: str, chosen: Selection, size: int, edit: Edit) -> Tensor:
-    if chosen is None:
-        return torch.arange(size)
-    indices = torch.as_tensor(chosen, dtype=torch.long).reshape(-1)
-    outside = indices[(indices < -size) | (indices >= size)]
-    if len(outside):
-        raise EditError(f"{edit}: {name} {outside[0].item()} does not exist; there are {size}")
-    return indices % size
-
-
-def _text(selection: Selection) -> str:
-    if isinstance(selection, tuple):
-        return f"[{', '.join(_text(part) for part in selection)}]"
-    return str(selection)
 
 
 def _literal(text: str, whole: str) -> int | float:

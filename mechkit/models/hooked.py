@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import InputError, MissingTokenizerError
-from .edits import Edit, resolve_positions
+from .edits import Edit
 from .families import Family, family_of
 from .inputs import batches_by_length, pad
 from .runs import Run
+from .selections import resolve_positions
 from .sites import Site
 from .taps import Stop, Taps, never_fired, pick_reads, select_logits
 

@@ -16,8 +16,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..errors import EditError, SiteError
-from .edits import Edit, resolve_positions
+from .edits import Edit
 from .families import Family, Place, is_plain
+from .selections import resolve_positions
 from .sites import Site
 
 # The order of computation: hooks on one submodule run in the order in which they were registered.
