@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from ..models import Edit, HookedModel
 from ..models.inputs import batches_by_length
+from ..tasks.behaviour import measure_sides
 from ..tasks.metrics import Metric
 from ..tasks.pairs import Pairs
 from .grid import PAD, Column, Grid
@@ -19,11 +20,9 @@ def sweep_by_forward(
     model: HookedModel, pairs: Pairs, metric: Metric, grid: Grid, denoising: bool, progress: bool
 ) -> Swept:
     """Edit, run, measure; in batches of pairs that are patched at equally many positions."""
-    ends = pairs.positions["END"]
-    clean_logits, corrupted_logits = (model.last_logits(side, ends) for side in (pairs.clean, pairs.corrupted))
+    clean, corrupted = measure_sides(model, pairs, metric, where="patch")
     if metric.needs_reference and pairs.reference is None:
-        pairs = pairs.with_reference(clean_logits)
-    clean, corrupted = (metric(logits, pairs).cpu().double().numpy() for logits in (clean_logits, corrupted_logits))
+        pairs = pairs.with_reference(model.last_logits(pairs.clean, pairs.positions["END"]))
     raw = np.full((*grid.shape, len(pairs)), np.nan)
     sites = sorted({cell.site.whole for cell in grid.cells}, key=str)
     total = len(pairs) * len(grid.cells) * len(grid.columns)

@@ -45,7 +45,20 @@ def measure_baseline(
     attrs: Mapping[str, str | int | float],
     where: str,
 ) -> BaselineResult:
-    """Run both sides and measure them.
+    """Run both sides, measure them, and warn where the model does not show the behaviour."""
+    clean, corrupted = measure_sides(model, pairs, metric, where=where)
+    gap = mean_interval(clean - corrupted, clusters=clusters, confidence=confidence)
+    shortfall = describe_shortfall(gap, metric, len(set(clusters)))
+    if shortfall:
+        warnings.warn(f"{where}: {shortfall}", BehaviourWarning, stacklevel=3)
+    made_with = {"model": getattr(model, "name", "unnamed"), **getattr(model, "provenance", {})}
+    return BaselineResult.from_arrays(clean, corrupted, clusters=list(clusters), attrs={**made_with, **attrs})
+
+
+def measure_sides(
+    model: Any, pairs: Pairs, metric: Metric, *, where: str
+) -> tuple[Float[np.ndarray, " pairs"], Float[np.ndarray, " pairs"]]:
+    """The metric of the clean and of the corrupted run, 128 pairs at a time.
 
     A metric that needs a reference gets this model's clean logits, unless the pairs carry one.
     """
@@ -57,12 +70,7 @@ def measure_baseline(
                 part = part.with_reference(logits)
             values.append(metric(logits, part).cpu().double().numpy())
     clean, corrupted = (np.concatenate(values) for values in sides.values())
-    gap = mean_interval(clean - corrupted, clusters=clusters, confidence=confidence)
-    shortfall = describe_shortfall(gap, metric, len(set(clusters)))
-    if shortfall:
-        warnings.warn(f"{where}: {shortfall}", BehaviourWarning, stacklevel=3)
-    made_with = {"model": getattr(model, "name", "unnamed"), **getattr(model, "provenance", {})}
-    return BaselineResult.from_arrays(clean, corrupted, clusters=list(clusters), attrs={**attrs, **made_with})
+    return clean, corrupted
 
 
 def describe_shortfall(gap: Interval, metric: Metric, clusters: int) -> str | None:
